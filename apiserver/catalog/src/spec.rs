@@ -1,0 +1,169 @@
+//! What a resource type is: one value that routing, discovery, OpenAPI, tables, selectors, authorization and the write
+//! path read. A custom resource builds the same value at run time. Nothing here does IO.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use skeg_machinery::field::ErrorList;
+
+type Text = Cow<'static, str>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    Get,
+    List,
+    Watch,
+    Create,
+    Update,
+    Patch,
+    Delete,
+    DeleteCollection,
+}
+
+/// One resource type over all its served versions.
+pub struct ResourceSpec {
+    pub group: Text,
+    /// Plural, lower case, as in the URL.
+    pub resource: Text,
+    pub singular: Text,
+    pub kind: Text,
+    pub list_kind: Text,
+    pub short_names: Vec<Text>,
+    pub categories: Vec<Text>,
+    pub scope: Scope,
+    /// In the group's order of preference, first is preferred.
+    pub versions: Vec<VersionSpec>,
+    /// The version that objects are stored in; the strategy, columns and field paths see objects of this version.
+    pub storage_version: Text,
+    pub verbs: Vec<Verb>,
+    pub subresources: Vec<SubresourceSpec>,
+    /// Beyond `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: Vec<SelectableField>,
+    pub columns: Arc<dyn Columns>,
+    pub strategy: Arc<dyn Strategy>,
+}
+
+pub struct VersionSpec {
+    pub version: Text,
+    pub schema: skeg_machinery::schema::TypeRef,
+    /// `None` where the version has the storage version's shape.
+    pub conversion: Option<Conversion>,
+    pub deprecation_warning: Option<Text>,
+}
+
+/// Both directions between a served version and the storage version. `Err` holds the cause for a Status.
+pub struct Conversion {
+    pub to_storage: Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>,
+    pub from_storage: Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>,
+}
+
+/// A field that `fieldSelector` may name: label `spec.nodeName`, value read from the stored object.
+pub struct SelectableField {
+    pub label: Text,
+    pub value: FieldValue,
+}
+
+pub enum FieldValue {
+    /// Dotted JSON path to a scalar; absent reads as the given default (usually "", "false" or "0").
+    Path(Text, Text),
+    Computed(Arc<dyn Fn(&Value) -> String + Send + Sync>),
+}
+
+pub struct SubresourceSpec {
+    pub name: Text,
+    pub verbs: Vec<Verb>,
+    /// What its body is, as discovery tells it: (group, version, kind); `None`: the parent's own kind.
+    pub body: Option<(Text, Text, Text)>,
+    pub behaviour: Subresource,
+}
+
+pub enum Subresource {
+    /// A read or write of the parent object through its own strategy: status, resize, ephemeralcontainers, approval, finalize…
+    Update(Arc<dyn UpdateStrategy>),
+    /// autoscaling/v1 Scale over JSON paths of the parent (`.spec.replicas`, `.status.replicas`, label selector path).
+    Scale { spec_replicas: Text, status_replicas: Text, selector: Option<Text> },
+    /// The server has a handler of its own for it: log, exec, attach, portforward, proxy, binding, eviction, token.
+    Special,
+}
+
+/// What a strategy may know beside the objects.
+pub struct Context<'a> {
+    pub now: DateTime<Utc>,
+    pub user: &'a str,
+    pub namespace: Option<&'a str>,
+    /// For server-made random names and uids.
+    pub random: &'a dyn Fn() -> u64,
+}
+
+/// How a subresource changes its parent. `object` arrives as the client sent it (decoded, defaulted) and leaves as it is
+/// to be stored: the strategy copies what the subresource may not change back from `old`.
+pub trait UpdateStrategy: Send + Sync + 'static {
+    fn prepare(&self, ctx: &Context<'_>, object: &mut Value, old: &Value);
+    fn validate(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList;
+    fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: &Value) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The rules of one resource type. Objects are of the storage version, ObjectMeta is validated by the server's write
+/// path with `name_problems`; generation, uid, timestamps and managedFields are the write path's as well.
+pub trait Strategy: Send + Sync + 'static {
+    /// Defaults of one served version (upstream `pkg/apis/*/v*/defaults.go`), run on every decode of a body and of a
+    /// stored object; `object` is of `version`.
+    fn default(&self, _version: &str, _object: &mut Value) {}
+    /// Messages about `name` (or a generateName prefix), empty when it is good.
+    fn name_problems(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn prepare_for_create(&self, _ctx: &Context<'_>, _object: &mut Value) {}
+    fn validate(&self, ctx: &Context<'_>, object: &Value) -> ErrorList;
+    fn prepare_for_update(&self, _ctx: &Context<'_>, _object: &mut Value, _old: &Value) {}
+    fn validate_update(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList;
+    fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+    /// Whether the type has `metadata.generation`, and when it grows: compared without metadata and status by default.
+    fn generation(&self) -> Generation {
+        Generation::OnSpecChange
+    }
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+    /// `Some(seconds)` when deletion is graceful (Pods): what the object waits with deletionTimestamp set; 0 deletes now.
+    fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// The finalizer a delete without propagationPolicy adds: upstream's DefaultGarbageCollectionPolicy.
+    fn default_gc_policy(&self) -> GcPolicy {
+        GcPolicy::Background
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    Never,
+    OnSpecChange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GcPolicy {
+    Background,
+    Orphan,
+    Unsupported,
+}
+
+/// `kubectl get` columns (upstream `pkg/printers/internalversion/printers.go`).
+pub trait Columns: Send + Sync + 'static {
+    fn definitions(&self) -> Vec<skeg_machinery::table::ColumnDefinition>;
+    /// One cell per definition. `now` is for ages.
+    fn cells(&self, object: &Value, now: DateTime<Utc>) -> Vec<Value>;
+}

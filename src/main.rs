@@ -1,0 +1,2 @@
+//! The `skeg` binary.
+fn main() {}
