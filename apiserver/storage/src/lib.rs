@@ -15,6 +15,6 @@
 pub mod store;
 
 pub use store::{
-    Committed, Event, EventKind, KeyValue, Op, Precondition, RangeRequest, RangeResponse, Revision, Store, StoreError,
-    Watch, WatchMessage,
+    Committed, Event, EventKind, KeyValue, Op, Precondition, RangeRequest, RangeResponse, Revision,
+    Store, StoreError, Watch, WatchMessage,
 };
