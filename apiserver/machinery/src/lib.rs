@@ -1,1 +1,15 @@
-//! skeg-machinery
+//! What every component of the API server shares, without IO: names of kinds and resources, `Status` errors, field
+//! errors and validation helpers, quantities, selectors, metadata access over JSON, the schema table and everything
+//! that walks it (JSON codec, defaults, patches, server-side apply, OpenAPI).
+//!
+//! Objects in flight are `serde_json::Value`; objects at rest and on the wire are bytes. No async, no clock, no
+//! randomness: whoever calls passes them in.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod field;
+pub mod gvk;
+pub mod status;
+pub mod text;
+
+pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use status::Status;
