@@ -49,3 +49,36 @@ build_skeg() {
   say "building target/release/skeg (the first time takes some minutes)"
   (cd "$top" && cargo build --release --locked --bin skeg)
 }
+
+# The bridge that joins the network namespaces of a cluster with agents.
+bridge=skeg0
+subnet=10.88.0
+
+running() { [ -f "$cluster/run/$1.pid" ] && kill -0 "$(cat "$cluster/run/$1.pid")" 2>/dev/null; }
+
+# background NAME COMMAND...: starts a program that outlives this script.
+background() {
+  local name=$1; shift
+  setsid -f sh -c 'echo $$ > "$0"; exec "$@"' "$cluster/run/$name.pid" "$@" >> "$cluster/logs/$name.log" 2>&1 < /dev/null
+  for _ in $(seq 50); do [ -s "$cluster/run/$name.pid" ] && return; sleep .02; done
+  die "$name did not start, see $cluster/logs/$name.log"
+}
+
+# wait_for PROGRAM SECONDS COMMAND...: until the command succeeds, or the program is gone, or time is up.
+wait_for() {
+  local name=$1 begun=$SECONDS limit=$2; shift 2
+  until "$@" 2>/dev/null; do
+    running "$name" || { tail -n 5 "$cluster/logs/$name.log" >&2; die "$name ended; its log is $cluster/logs/$name.log"; }
+    [ $((SECONDS-begun)) -lt "$limit" ] || { "$@" || true; die "not ready after $limit s; logs are in $cluster/logs"; }
+    sleep .1
+  done
+}
+
+# stop NAME: asks a program to end, then makes it.
+stop() {
+  local pid; running "$1" || { rm -f "$cluster/run/$1.pid"; return 0; }
+  pid=$(cat "$cluster/run/$1.pid"); kill "$pid"
+  for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep .1; done
+  kill -9 "$pid" 2>/dev/null || true
+  rm -f "$cluster/run/$1.pid"
+}
