@@ -8,6 +8,7 @@
 
 pub mod field;
 pub mod gvk;
+pub mod schema;
 pub mod status;
 pub mod text;
 

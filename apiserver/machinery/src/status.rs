@@ -145,13 +145,19 @@ impl Status {
     }
 
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
-        Self::failure(404, reason::NOT_FOUND, format!("{resource} {} not found", quote(name)))
-            .about(&resource.group, &resource.resource, name)
+        Self::failure(404, reason::NOT_FOUND, format!("{resource} {} not found", quote(name))).about(
+            &resource.group,
+            &resource.resource,
+            name,
+        )
     }
 
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
-        Self::failure(409, reason::ALREADY_EXISTS, format!("{resource} {} already exists", quote(name)))
-            .about(&resource.group, &resource.resource, name)
+        Self::failure(409, reason::ALREADY_EXISTS, format!("{resource} {} already exists", quote(name))).about(
+            &resource.group,
+            &resource.resource,
+            name,
+        )
     }
 
     /// Every attempt to find a free name from `generateName` failed.
@@ -217,8 +223,10 @@ impl Status {
 
     /// The body's media type is none of `supported`.
     pub fn unsupported_media_type(supported: &[&str]) -> Self {
-        let message =
-            format!("the body of the request was in an unknown format - accepted media types include: {}", supported.join(", "));
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            supported.join(", ")
+        );
         Self::failure(415, reason::UNSUPPORTED_MEDIA_TYPE, message)
     }
 
@@ -260,8 +268,9 @@ impl Status {
     }
 
     pub fn server_timeout(resource: &GroupResource, operation: &str, retry_after_seconds: i32) -> Self {
-        let message =
-            format!("The {operation} operation against {resource} could not be completed at this time, please try again.");
+        let message = format!(
+            "The {operation} operation against {resource} could not be completed at this time, please try again."
+        );
         Self::failure(500, reason::SERVER_TIMEOUT, message)
             .about(&resource.group, &resource.resource, operation)
             .with_retry_after(retry_after_seconds)
@@ -346,10 +355,9 @@ fn generic_reason(code: u16, verb: &str, server_message: &str) -> (&'static str,
         400 => (reason::BAD_REQUEST, "the server rejected our request for an unknown reason"),
         401 => (reason::UNAUTHORIZED, "the server has asked for the client to provide credentials"),
         403 => (reason::FORBIDDEN, server_message),
-        406 if server_message.is_empty() || server_message == "unknown" => (
-            reason::NOT_ACCEPTABLE,
-            "the server was unable to respond with a content type that the client supports",
-        ),
+        406 if server_message.is_empty() || server_message == "unknown" => {
+            (reason::NOT_ACCEPTABLE, "the server was unable to respond with a content type that the client supports")
+        }
         406 => (reason::NOT_ACCEPTABLE, server_message),
         415 => (reason::UNSUPPORTED_MEDIA_TYPE, server_message),
         405 => (reason::METHOD_NOT_ALLOWED, "the server does not allow this method on the requested resource"),
@@ -359,12 +367,12 @@ fn generic_reason(code: u16, verb: &str, server_message: &str) -> (&'static str,
             reason::TIMEOUT,
             "the server was unable to return a response in the time allotted, but may still be processing the request",
         ),
-        429 => (
-            reason::TOO_MANY_REQUESTS,
-            "the server has received too many requests and has asked us to try again later",
-        ),
+        429 => {
+            (reason::TOO_MANY_REQUESTS, "the server has received too many requests and has asked us to try again later")
+        }
         code if code >= 500 => {
-            let text = format!("an error on the server ({}) has prevented the request from succeeding", quote(server_message));
+            let text =
+                format!("an error on the server ({}) has prevented the request from succeeding", quote(server_message));
             return (reason::INTERNAL_ERROR, text);
         }
         code => {

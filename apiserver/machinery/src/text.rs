@@ -38,7 +38,8 @@ fn is_print(c: char) -> bool {
         return false;
     }
     // `escape_debug` escapes what is unprintable and also combining marks, which Go prints.
-    !c.escape_debug().to_string().starts_with("\\u") || matches!(c as u32, 0x300..=0x36f | 0x483..=0x489 | 0x591..=0x5bd)
+    !c.escape_debug().to_string().starts_with("\\u")
+        || matches!(c as u32, 0x300..=0x36f | 0x483..=0x489 | 0x591..=0x5bd)
 }
 
 /// `fmt.Sprintf("%v", f)` of a float64: the shortest form, with an exponent below 1e-4 and from 1e21.
