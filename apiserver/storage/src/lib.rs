@@ -12,9 +12,11 @@
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod embedded;
 pub mod store;
 
+pub use embedded::{Embedded, Options};
 pub use store::{
-    Committed, Event, EventKind, KeyValue, Op, Precondition, RangeRequest, RangeResponse, Revision,
+    Committed, Event, EventKind, KeyValue, Op, Precondition, ProgressRequest, RangeRequest, RangeResponse, Revision,
     Store, StoreError, Watch, WatchMessage,
 };

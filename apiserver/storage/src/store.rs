@@ -53,10 +53,7 @@ pub struct RangeRequest {
 impl RangeRequest {
     /// Everything beneath `prefix`, newest state.
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
-        RangeRequest {
-            prefix: prefix.into(),
-            ..Default::default()
-        }
+        RangeRequest { prefix: prefix.into(), ..Default::default() }
     }
 }
 
@@ -97,40 +94,22 @@ pub enum Op {
 impl Op {
     /// A put that fails when the key exists.
     pub fn create(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Op::Put {
-            key: key.into(),
-            value: value.into(),
-            pre: Precondition::Absent,
-            ttl: None,
-        }
+        Op::Put { key: key.into(), value: value.into(), pre: Precondition::Absent, ttl: None }
     }
 
     /// A put that fails unless the key is still at `expected`.
     pub fn update(key: impl Into<Bytes>, value: impl Into<Bytes>, expected: Revision) -> Self {
-        Op::Put {
-            key: key.into(),
-            value: value.into(),
-            pre: Precondition::ModRevision(expected),
-            ttl: None,
-        }
+        Op::Put { key: key.into(), value: value.into(), pre: Precondition::ModRevision(expected), ttl: None }
     }
 
     /// A put whatever is there.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Op::Put {
-            key: key.into(),
-            value: value.into(),
-            pre: Precondition::Any,
-            ttl: None,
-        }
+        Op::Put { key: key.into(), value: value.into(), pre: Precondition::Any, ttl: None }
     }
 
     /// A delete that fails unless the key is still at `expected`.
     pub fn delete(key: impl Into<Bytes>, expected: Revision) -> Self {
-        Op::Delete {
-            key: key.into(),
-            pre: Precondition::ModRevision(expected),
-        }
+        Op::Delete { key: key.into(), pre: Precondition::ModRevision(expected) }
     }
 
     pub fn key(&self) -> &Bytes {
@@ -143,14 +122,8 @@ impl Op {
 /// An acknowledged, durable [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
-    Put {
-        revision: Revision,
-        previous: Option<KeyValue>,
-    },
-    Delete {
-        revision: Revision,
-        previous: KeyValue,
-    },
+    Put { revision: Revision, previous: Option<KeyValue> },
+    Delete { revision: Revision, previous: KeyValue },
 }
 
 impl Committed {
@@ -234,10 +207,7 @@ impl ProgressRequest {
 }
 
 impl Watch {
-    pub fn new(
-        messages: BoxStream<'static, Result<WatchMessage, StoreError>>,
-        progress: ProgressRequest,
-    ) -> Self {
+    pub fn new(messages: BoxStream<'static, Result<WatchMessage, StoreError>>, progress: ProgressRequest) -> Self {
         Watch { messages, progress }
     }
 
@@ -264,11 +234,7 @@ impl fmt::Debug for Watch {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// One key, and the revision of the store that it was read at (`revision`, or the current one).
-    async fn get(
-        &self,
-        key: &[u8],
-        revision: Option<Revision>,
-    ) -> Result<(Option<KeyValue>, Revision), StoreError>;
+    async fn get(&self, key: &[u8], revision: Option<Revision>) -> Result<(Option<KeyValue>, Revision), StoreError>;
 
     async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError>;
 
@@ -299,21 +265,12 @@ pub trait Store: Send + Sync + 'static {
 pub enum StoreError {
     /// The precondition did not hold; `current` is the key as it was at `revision`.
     #[error("precondition failed at revision {revision}")]
-    Conflict {
-        current: Option<Box<KeyValue>>,
-        revision: Revision,
-    },
+    Conflict { current: Option<Box<KeyValue>>, revision: Revision },
     /// Upstream's wording in etcd: the required revision has been compacted.
     #[error("required revision {requested} has been compacted (compacted revision {compacted})")]
-    Compacted {
-        requested: Revision,
-        compacted: Revision,
-    },
+    Compacted { requested: Revision, compacted: Revision },
     #[error("required revision {requested} is a future revision (current revision {current})")]
-    FutureRevision {
-        requested: Revision,
-        current: Revision,
-    },
+    FutureRevision { requested: Revision, current: Revision },
     #[error("key must not be empty or contain a NUL byte")]
     InvalidKey,
     #[error("store is read-only: {0}")]
@@ -340,9 +297,6 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn io(action: impl Into<String>, source: std::io::Error) -> Self {
-        StoreError::Io {
-            action: action.into(),
-            source: Arc::new(source),
-        }
+        StoreError::Io { action: action.into(), source: Arc::new(source) }
     }
 }
