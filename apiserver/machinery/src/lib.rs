@@ -7,10 +7,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod field;
+pub mod fields;
 pub mod gvk;
+pub mod labels;
+pub mod meta;
+pub mod quantity;
 pub mod schema;
 pub mod status;
 pub mod text;
+pub mod validation;
 
 pub use gvk::{GroupKind, GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use status::Status;
