@@ -1,1 +1,51 @@
-//! skeg-scheduler
+//! Gives every pending pod a node.
+//!
+//! ```text
+//!  watches (pods, nodes, namespaces, budgets) ──▶ State { Snapshot, Queue } ──▶ cycle::schedule (pure)
+//!                                                     ▲                               │ Bind / Unfit + preempt
+//!                                                     └── assumed until bound ◀── shell: binding, status, events
+//! ```
+//!
+//! A decision looks at every node: no sampling. A pod is counted on its node from the moment of the decision, so the next
+//! decision does not wait for the write. Binds volumes not at all: pods with claims wait for their volumes on the node.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod cycle;
+pub mod filter;
+pub mod objects;
+pub mod preemption;
+mod queue;
+pub mod resources;
+mod score;
+mod shell;
+pub mod snapshot;
+mod spread;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use skeg_controller_runtime::{Clock, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+/// What the scheduler is told.
+#[derive(Clone)]
+pub struct Config {
+    /// Pods that name this in spec.schedulerName are its own.
+    pub name: String,
+    /// Bindings under way at once.
+    pub binders: usize,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { name: "default-scheduler".to_owned(), binders: 64, clock: Arc::new(SystemClock) }
+    }
+}
+
+/// Schedules until `shutdown`; then lets the bindings in hand end.
+pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) {
+    shell::run(config, client, shutdown).await;
+}
