@@ -12,6 +12,7 @@
 //! ```
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cacher;
 pub mod embedded;
 pub mod store;
 

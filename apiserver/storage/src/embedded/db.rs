@@ -175,13 +175,14 @@ impl Snapshot {
         record::decode_version(&raw, &value)
     }
 
-    /// Calls `visit` with the engine key and record of each key beneath `prefix` that lives at `revision`, in order.
+    /// Calls `visit` with the engine key and record of each key beneath `prefix` that lives at `revision`, in order,
+    /// until it returns false.
     pub fn scan(
         &self,
         prefix: &[u8],
         start_after: Option<&[u8]>,
         revision: Revision,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let mut from = record::data_start(prefix);
         if let Some(key) = start_after {
@@ -201,8 +202,8 @@ impl Snapshot {
             }
             seen.clear();
             seen.extend_from_slice(key);
-            if !record::is_deleted(&raw, &value)? {
-                visit(&raw, &value)?;
+            if !record::is_deleted(&value) && !visit(&raw, &value)? {
+                break;
             }
         }
         Ok(())
@@ -261,7 +262,7 @@ impl Snapshot {
         for guard in self.inner.iter(&self.all) {
             let (raw, value) = guard.into_inner().map_err(|e| engine_error("verify", e))?;
             match raw.first() {
-                Some(b'd') => drop(record::is_deleted(&raw, &value)?),
+                Some(b'd') => drop(record::decode_version(&raw, &value)?),
                 Some(b'l') => drop(record::decode_log(&raw, &value)?),
                 _ => {}
             }

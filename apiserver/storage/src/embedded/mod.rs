@@ -27,6 +27,9 @@ use self::hub::Hub;
 use self::writer::{Command, Writer};
 use crate::store::{Committed, Event, KeyValue, Op, RangeRequest, RangeResponse, Revision, Store, StoreError, Watch};
 
+/// Keys behind a limited range that are counted for `remaining`; more are not worth the reading.
+const COUNTED: u64 = 10_000;
+
 /// How the embedded engine behaves; the defaults are for a server.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -119,9 +122,10 @@ impl Shared {
             } else {
                 remaining += 1;
             }
-            Ok(())
+            Ok(remaining <= COUNTED)
         })?;
-        Ok(RangeResponse { revision, kvs, more: remaining > 0, remaining: Some(remaining) })
+        let known = (remaining <= COUNTED).then_some(remaining);
+        Ok(RangeResponse { revision, kvs, more: remaining > 0, remaining: known })
     }
 
     /// Events beneath `prefix` with `after < revision <= until`.
@@ -211,7 +215,7 @@ impl Store for Embedded {
             let mut count = 0;
             snapshot.scan(&prefix, None, at, |_, _| {
                 count += 1;
-                Ok(())
+                Ok(true)
             })?;
             Ok(count)
         })
