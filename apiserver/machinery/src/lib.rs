@@ -6,6 +6,7 @@
 //! randomness: whoever calls passes them in.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod codec;
 pub mod field;
 pub mod fields;
 pub mod gvk;
@@ -14,6 +15,7 @@ pub mod meta;
 pub mod quantity;
 pub mod schema;
 pub mod status;
+pub mod table;
 pub mod text;
 pub mod validation;
 

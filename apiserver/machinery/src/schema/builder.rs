@@ -167,7 +167,7 @@ impl Rows {
             let json = self.span(&field.json);
             fields.push(FieldRow { json, go: json, shape, number: 0, flags, via: 0, fact });
         }
-        let mut flags = 0;
+        let mut flags = type_flag::LENIENT;
         for (set, flag) in [
             (spec.atomic, type_flag::ATOMIC),
             (spec.preserve_unknown, type_flag::PRESERVE_UNKNOWN),

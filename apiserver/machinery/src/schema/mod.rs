@@ -204,7 +204,7 @@ impl<'a> Type<'a> {
 
     /// A custom resource's type: wrong types are for validation to report.
     pub fn is_lenient(self) -> bool {
-        self.table.lenient
+        self.row().flags & type_flag::LENIENT != 0
     }
 }
 
@@ -314,6 +314,11 @@ impl<'a> Field<'a> {
     /// The OpenAPI default as JSON text; "" is none.
     pub fn default_json(self) -> &'a str {
         self.table.str(self.fact().default)
+    }
+
+    /// Whether the default was written by a custom resource's author, and so counts even if it is a zero value.
+    pub(crate) fn is_lenient_default(self) -> bool {
+        self.table.lenient
     }
 
     /// The embedded structs that hold the member, outermost first, with Go name, protobuf number and type.

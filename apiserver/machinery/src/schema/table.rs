@@ -113,6 +113,7 @@ pub(crate) mod type_flag {
     pub const ATOMIC: u8 = 1;
     pub const PRESERVE_UNKNOWN: u8 = 2;
     pub const EMBEDDED: u8 = 4;
+    pub const LENIENT: u8 = 8;
 }
 
 #[derive(Debug)]
@@ -125,7 +126,7 @@ pub(crate) struct Table {
     pub facts: Cow<'static, [FactRow]>,
     /// Sorted by group, version, kind.
     pub kinds: Cow<'static, [KindRow]>,
-    /// Custom resources: values of a wrong type are kept for validation to report, object members are sorted.
+    /// Built at run time, for a custom resource.
     pub lenient: bool,
 }
 

@@ -1,0 +1,150 @@
+//! Encoding a value as Go's encoder writes its type: members in Go's order, empty optional ones left out, structs that
+//! Go always writes put in. Takes values that code has changed in any order.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::decode::{absent, is_empty, zero};
+use crate::schema::{Element, Shape, Type, TypeRef};
+use crate::text::{write_json, write_string};
+
+/// The bytes of an object, without a final newline.
+pub fn encode(value: &Value, ty: &TypeRef) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    encode_into(&mut out, value, ty);
+    Bytes::from(out)
+}
+
+/// Appends the bytes of an object.
+pub fn encode_into(out: &mut Vec<u8>, value: &Value, ty: &TypeRef) {
+    let ty = ty.get();
+    match value {
+        Value::Object(map) if ty.is_lenient() => untyped(out, map),
+        Value::Object(map) => structure(out, map, ty),
+        other => write_json(out, other),
+    }
+}
+
+fn untyped(out: &mut Vec<u8>, map: &Map<String, Value>) {
+    let mut keys: Vec<&String> = map.keys().collect();
+    keys.sort_unstable();
+    out.push(b'{');
+    for (index, key) in keys.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(out, key);
+        out.push(b':');
+        sorted(out, &map[key]);
+    }
+    out.push(b'}');
+}
+
+/// Untyped content, as Go writes maps: members sorted.
+fn sorted(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Object(map) => untyped(out, map),
+        Value::Array(items) => {
+            out.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                sorted(out, item);
+            }
+            out.push(b']');
+        }
+        other => write_json(out, other),
+    }
+}
+
+fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>) {
+    let mut slots: Vec<Option<&Value>> = vec![None; ty.len()];
+    let mut hint = 0;
+    for (key, value) in map {
+        if let Some(index) = ty.position(key, hint) {
+            slots[index] = Some(value);
+            hint = index + 1;
+        }
+    }
+    out.push(b'{');
+    let mut first = true;
+    for (slot, field) in slots.into_iter().zip(ty.fields()) {
+        let element = field.element();
+        let made;
+        let value = match slot.filter(|value| !value.is_null()) {
+            Some(value) if field.is_pointer() => value,
+            Some(value) => {
+                let shape = element.shape();
+                if is_empty(shape, value) {
+                    if field.omitempty() {
+                        continue;
+                    }
+                    if matches!(shape, Shape::List(_) | Shape::Map(_)) { &Value::Null } else { value }
+                } else {
+                    value
+                }
+            }
+            None => match absent(field) {
+                None => continue,
+                Some(value) => {
+                    made = value;
+                    &made
+                }
+            },
+        };
+        if !first {
+            out.push(b',');
+        }
+        first = false;
+        out.push(b'"');
+        out.extend_from_slice(field.json().as_bytes());
+        out.extend_from_slice(b"\":");
+        any(out, value, element);
+    }
+    out.push(b'}');
+}
+
+fn any(out: &mut Vec<u8>, value: &Value, element: Element<'_>) {
+    match (element.shape(), value) {
+        (Shape::Struct(ty), Value::Object(map)) => structure(out, map, ty),
+        (Shape::List(list), Value::Array(items)) => {
+            out.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                match item {
+                    Value::Null => any(out, &zero(list.element().shape()), list.element()),
+                    item => any(out, item, list.element()),
+                }
+            }
+            out.push(b']');
+        }
+        (Shape::Map(value_type), Value::Object(map)) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            if !keys.is_sorted() {
+                keys.sort_unstable();
+            }
+            out.push(b'{');
+            for (index, key) in keys.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_string(out, key);
+                out.push(b':');
+                any(out, &map[key], value_type);
+            }
+            out.push(b'}');
+        }
+        (Shape::SchemaOrBool | Shape::SchemaOrArray, Value::Object(map)) => match props(element) {
+            Some(ty) => structure(out, map, ty),
+            None => write_json(out, value),
+        },
+        (_, value) => write_json(out, value),
+    }
+}
+
+fn props(element: Element<'_>) -> Option<Type<'_>> {
+    element.sibling("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
+}
