@@ -20,7 +20,9 @@ import (
 	"strings"
 
 	"k8s.io/api/admission/v1"
+	admissionv1beta1 "k8s.io/api/admission/v1beta1"
 	discoveryv2 "k8s.io/api/apidiscovery/v2"
+	discoveryv2beta1 "k8s.io/api/apidiscovery/v2beta1"
 	imagepolicy "k8s.io/api/imagepolicy/v1alpha1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -83,8 +85,10 @@ func (g *generator) roots() {
 	must(apiextensionsv1.AddToScheme(scheme))
 	must(apiregistrationv1.AddToScheme(scheme))
 	must(v1.AddToScheme(scheme))
+	must(admissionv1beta1.AddToScheme(scheme))
 	must(imagepolicy.AddToScheme(scheme))
 	must(discoveryv2.AddToScheme(scheme))
+	must(discoveryv2beta1.AddToScheme(scheme))
 	must(metav1.AddMetaToScheme(scheme))
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 	unversioned := map[string]bool{}

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod field;
 pub mod fields;
 pub mod gvk;
+pub mod header;
 pub mod labels;
 pub mod meta;
 pub mod quantity;

@@ -36,6 +36,11 @@ impl<'a> Lexer<'a> {
         self.bytes.get(self.at).copied().ok_or(Fault::Syntax)
     }
 
+    /// The text from a place up to here, without leading space.
+    pub fn text_from(&self, start: usize) -> String {
+        String::from_utf8_lossy(&self.bytes[start..self.at]).trim().to_owned()
+    }
+
     fn expect(&mut self, byte: u8) -> Lexed<()> {
         if self.peek()? != byte {
             return Err(Fault::Syntax);

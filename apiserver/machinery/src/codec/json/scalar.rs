@@ -132,12 +132,6 @@ fn parse_time(text: &str, layout: &'static str) -> Result<DateTime<Utc>, String>
     Ok((local - TimeDelta::seconds(zone)).and_utc())
 }
 
-/// Seconds and nanoseconds since the epoch of a time in either layout.
-pub(crate) fn epoch(text: &str) -> Option<(i64, i32)> {
-    let at = DateTime::parse_from_rfc3339(text).ok()?;
-    Some((at.timestamp(), at.timestamp_subsec_nanos() as i32))
-}
-
 /// Standard base64 with padding; newlines are passed over, as in Go.
 pub(crate) fn base64(text: &str) -> Result<String, String> {
     let clean: String;
