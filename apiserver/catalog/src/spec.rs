@@ -49,6 +49,19 @@ pub struct ResourceSpec {
     pub selectable_fields: Vec<SelectableField>,
     pub columns: Arc<dyn Columns>,
     pub strategy: Arc<dyn Strategy>,
+    pub backing: Backing,
+}
+
+/// Where objects of a type are.
+#[derive(Clone)]
+pub enum Backing {
+    /// In the store, under the type's own name and storage version.
+    Stored,
+    /// In the store, as another type: events.k8s.io Events are core Events under the same keys. Every version then has
+    /// a conversion, whose storage side is this type (its apiVersion included).
+    StoredAs { group: Text, version: Text, schema: skeg_machinery::schema::TypeRef },
+    /// Nowhere: the server has a handler of its own (bindings, reviews, component statuses).
+    Server,
 }
 
 pub struct VersionSpec {
@@ -121,6 +134,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn default(&self, _version: &str, _object: &mut Value) {}
     /// Messages about `name` (or a generateName prefix), empty when it is good.
     fn name_problems(&self, name: &str, prefix: bool) -> Vec<String>;
+    /// The object has its name, uid and creationTimestamp already.
     fn prepare_for_create(&self, _ctx: &Context<'_>, _object: &mut Value) {}
     fn validate(&self, ctx: &Context<'_>, object: &Value) -> ErrorList;
     fn prepare_for_update(&self, _ctx: &Context<'_>, _object: &mut Value, _old: &Value) {}
@@ -152,6 +166,8 @@ pub trait Strategy: Send + Sync + 'static {
 pub enum Generation {
     Never,
     OnSpecChange,
+    /// Deployments: also when an annotation changes.
+    OnSpecOrAnnotationsChange,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,53 @@
+//! The coordination.k8s.io group: Leases.
+
+use serde_json::Value;
+use skeg_machinery::field::{ErrorList, Path};
+use skeg_machinery::validation as rules;
+
+use crate::builder::Def;
+use crate::check::Report;
+use crate::columns::{AGE, NAME, Table, name, text};
+use crate::json::Read;
+use crate::rules::Rules;
+use crate::spec::ResourceSpec;
+
+pub fn lease() -> ResourceSpec {
+    Def::new("coordination.k8s.io", "v1", "leases", "Lease")
+        .columns(Table {
+            columns: const { &[NAME, text("Holder"), AGE] },
+            cells: |lease, row| vec![name(lease), lease.text("spec.holderIdentity").into(), row.age(lease)],
+        })
+        .rules(Rules {
+            check,
+            check_update: |lease, _| check(lease),
+            create_on_update: true,
+            unconditional_update: false,
+            ..Rules::PLAIN
+        })
+        .build()
+}
+
+fn check(lease: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = lease.at("spec");
+    if let Some(seconds) = spec.opt_int("leaseDurationSeconds").filter(|seconds| *seconds <= 0) {
+        e.invalid(&path.child("leaseDurationSeconds"), seconds, "must be greater than 0");
+    }
+    if let Some(count) = spec.opt_int("leaseTransitions").filter(|count| *count < 0) {
+        e.invalid(&path.child("leaseTransitions"), count, "must be greater than or equal to 0");
+    }
+    let strategy = spec.opt_text("strategy");
+    if let Some(strategy) = strategy {
+        let at = path.child("strategy").child("strategy");
+        if strategy.contains('/') {
+            e.each(&at, strategy, rules::is_qualified_name(strategy));
+        } else if strategy != "OldestEmulationVersion" {
+            e.not_supported(&at, strategy, &["OldestEmulationVersion"]);
+        }
+    }
+    if !spec.text("preferredHolder").is_empty() && strategy.unwrap_or("").is_empty() {
+        e.forbidden(&path.child("preferredHolder"), "may only be specified if `strategy` is defined");
+    }
+    e
+}

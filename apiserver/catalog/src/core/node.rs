@@ -1,0 +1,202 @@
+//! Nodes.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use skeg_machinery::field::{Error, ErrorList, Path};
+use skeg_machinery::validation as rules;
+
+use super::podspec::resources;
+use super::podspec::scheduling::EFFECTS;
+use crate::builder::Def;
+use crate::check::Report;
+use crate::columns::{AGE, NAME, Row, Table, name, or, text, wide};
+use crate::json::{Read, Write};
+use crate::net;
+use crate::rules::{Part, Rules};
+use crate::spec::{Generation, ResourceSpec, Verb};
+
+pub fn spec() -> ResourceSpec {
+    use Verb::{Create, Delete, Get, Patch, Update};
+    Def::new("", "v1", "nodes", "Node")
+        .cluster()
+        .short(&["no"])
+        .special("proxy", &[Create, Delete, Get, Patch, Update], Some(("", "v1", "NodeProxyOptions")))
+        .status(Part::status(check_update))
+        .fields(&[("spec.unschedulable", "false")])
+        .columns(Table {
+            columns: const {
+                &[
+                    NAME,
+                    text("Status"),
+                    text("Roles"),
+                    AGE,
+                    text("Version"),
+                    wide("Internal-IP"),
+                    wide("External-IP"),
+                    wide("OS-Image"),
+                    wide("Kernel-Version"),
+                    wide("Container-Runtime"),
+                ]
+            },
+            cells,
+        })
+        .rules(Rules {
+            defaults,
+            create: |_, node| {
+                node.remove("spec.configSource");
+                node.remove("status.config");
+            },
+            check,
+            update: |_, node, old| node.copy_from("status", old),
+            check_update: |node, old| {
+                let mut e = check(node);
+                e.all(check_update(node, old));
+                e
+            },
+            generation: Generation::Never,
+            // A kubelet registers itself with its status.
+            status: false,
+            ..Rules::BASE
+        })
+        .build()
+}
+
+fn defaults(_: &str, node: &mut Value) {
+    if !node.has("spec") {
+        node.set("spec", json!({}));
+    }
+    let single = node.text("spec.podCIDR").to_owned();
+    let first = node.texts("spec.podCIDRs").first().copied().unwrap_or("").to_owned();
+    if single.is_empty() && !first.is_empty() {
+        node.set("spec.podCIDR", first);
+    } else if single != first {
+        node.set("spec.podCIDRs", json!([single]));
+    }
+    for list in ["status.capacity", "status.allocatable"] {
+        super::podspec::defaults::round_list(node, list);
+    }
+    let capacity = node.at("status.capacity").clone();
+    if !capacity.is_null() {
+        node.default_to("status.allocatable", capacity);
+    }
+}
+
+fn taints(e: &mut ErrorList, node: &Value) {
+    let path = Path::new("metadata").child("taints");
+    let mut seen = BTreeSet::new();
+    for (index, taint) in node.list("spec.taints").iter().enumerate() {
+        let at = path.index(index);
+        let (key, value, effect) = (taint.text("key"), taint.text("value"), taint.text("effect"));
+        e.label_name(&at.child("key"), key);
+        let problems = rules::is_valid_label_value(value);
+        if !problems.is_empty() {
+            e.invalid(&at.child("value"), value, problems.join(";"));
+        }
+        e.one_of(&at.child("effect"), effect, EFFECTS);
+        if !seen.insert((effect, key)) {
+            let mut error = Error::duplicate(&at, taint.clone());
+            error.detail = "taints must be unique by key and effect pair".into();
+            e.add(error);
+        }
+    }
+}
+
+fn amounts(e: &mut ErrorList, node: &Value) {
+    for list in ["capacity", "allocatable"] {
+        for (name, value) in node.at("status").entries(list) {
+            resources::amount(e, &Path::new("status").child(list).child(name), name, value);
+        }
+    }
+}
+
+fn check(node: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    taints(&mut e, node);
+    amounts(&mut e, node);
+    let path = Path::new("spec").child("podCIDRs");
+    let cidrs = node.texts("spec.podCIDRs");
+    for (index, cidr) in cidrs.iter().enumerate() {
+        e.cidr(&path.index(index), cidr, &[]);
+    }
+    if cidrs.len() > 1 {
+        let ips: Vec<&str> = cidrs.iter().map(|cidr| cidr.split('/').next().unwrap_or("")).collect();
+        if !net::dual_stack(&ips) || cidrs.len() > 2 {
+            let detail = "may specify no more than one CIDR for each IP family";
+            e.invalid(&path, node.at("spec.podCIDRs").clone(), detail);
+        }
+    }
+    e
+}
+
+fn check_update(node: &Value, old: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    amounts(&mut e, node);
+    let addresses = node.list("status.addresses");
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            e.duplicate(&Path::new("status").child("addresses").index(index), address.clone());
+        }
+    }
+    let path = Path::new("spec");
+    let (before, now) = (old.texts("spec.podCIDRs"), node.texts("spec.podCIDRs"));
+    if !before.is_empty() && before != now {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        e.forbidden(&path.child("podCIDRs"), detail);
+    }
+    let before = old.text("spec.providerID");
+    if !before.is_empty() && before != node.text("spec.providerID") {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        e.forbidden(&path.child("providerID"), detail);
+    }
+    taints(&mut e, node);
+    if node.text("spec.externalID") != old.text("spec.externalID") {
+        e.forbidden(&path.child("externalID"), "may not be updated");
+    }
+    e
+}
+
+fn cells(node: &Value, row: &Row) -> Vec<Value> {
+    let ready = node.list("status.conditions").iter().find(|condition| condition.text("type") == "Ready");
+    let mut status = match ready {
+        Some(condition) if condition.text("status") == "True" => "Ready".to_owned(),
+        Some(_) => "NotReady".to_owned(),
+        None => "Unknown".to_owned(),
+    };
+    if node.flag("spec.unschedulable") {
+        status.push_str(",SchedulingDisabled");
+    }
+    let mut roles = BTreeSet::new();
+    for (key, value) in node.entries("metadata.labels") {
+        let role = match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => role,
+            None if key == "kubernetes.io/role" => value.as_str().unwrap_or(""),
+            None => "",
+        };
+        if !role.is_empty() {
+            roles.insert(role);
+        }
+    }
+    let roles = if roles.is_empty() { "<none>".into() } else { roles.into_iter().collect::<Vec<_>>().join(",") };
+    let address = |kind: &str| -> Value {
+        let found = node.list("status.addresses").iter().find(|address| address.text("type") == kind);
+        found.map_or("<none>", |address| address.text("address")).into()
+    };
+    let mut kernel = or(node, "status.nodeInfo.kernelVersion", "<unknown>").as_str().unwrap_or("").to_owned();
+    let architecture = node.text("status.nodeInfo.architecture");
+    if !architecture.is_empty() {
+        kernel.push_str(&format!(" ({architecture})"));
+    }
+    vec![
+        name(node),
+        status.into(),
+        roles.into(),
+        row.age(node),
+        node.text("status.nodeInfo.kubeletVersion").into(),
+        address("InternalIP"),
+        address("ExternalIP"),
+        or(node, "status.nodeInfo.osImage", "<unknown>"),
+        kernel.into(),
+        or(node, "status.nodeInfo.containerRuntimeVersion", "<unknown>"),
+    ]
+}

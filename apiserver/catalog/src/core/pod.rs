@@ -1,0 +1,772 @@
+//! Pods: the life of one (what a create, an update and each subresource may say), columns, graceful deletion.
+//! What a spec may say is in `core/podspec`.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use skeg_machinery::field::{ErrorList, Path};
+
+use super::podspec::{self, Pod, defaults, resources};
+use crate::builder::{Def, READ_WRITE};
+use crate::check::Report;
+use crate::columns::{AGE, Column, NAME, Row, Table, condition_true, human, name, text, time, wide};
+use crate::json::{Read, Write, same};
+use crate::rules::{Metadata, Part, Rules, annotation};
+use crate::spec::{Context, ResourceSpec, Verb};
+use crate::{names, net};
+
+pub fn spec() -> ResourceSpec {
+    use Verb::{Create, Delete, Get, Patch, Update};
+    const STREAM: &[Verb] = &[Create, Get];
+    Def::new("", "v1", "pods", "Pod")
+        .short(&["po"])
+        .categories(&["all"])
+        .special("attach", STREAM, Some(("", "v1", "PodAttachOptions")))
+        .special("binding", &[Create], Some(("", "v1", "Binding")))
+        .part("ephemeralcontainers", READ_WRITE, EPHEMERAL)
+        .special("eviction", &[Create], Some(("policy", "v1", "Eviction")))
+        .special("exec", STREAM, Some(("", "v1", "PodExecOptions")))
+        .special("log", &[Get], None)
+        .special("portforward", STREAM, Some(("", "v1", "PodPortForwardOptions")))
+        .special("proxy", &[Create, Delete, Get, Patch, Update], Some(("", "v1", "PodProxyOptions")))
+        .part("resize", READ_WRITE, RESIZE)
+        .status(STATUS)
+        .fields(&[
+            ("spec.nodeName", ""),
+            ("spec.restartPolicy", ""),
+            ("spec.schedulerName", ""),
+            ("spec.serviceAccountName", ""),
+            ("spec.hostNetwork", "false"),
+            ("status.phase", ""),
+            ("status.podIP", ""),
+            ("status.nominatedNodeName", ""),
+        ])
+        .columns(Table { columns: COLUMNS, cells })
+        .rules(RULES)
+        .build()
+}
+
+const RULES: Rules = Rules {
+    name: names::subdomain,
+    defaults: |_, pod| defaults::pod(pod),
+    create,
+    check,
+    check_update,
+    warn: |pod, old| {
+        let name = pod.text("metadata.name");
+        match names::label(name, false) {
+            problems if old.is_none() && !name.is_empty() && !problems.is_empty() => vec![format!(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
+                 label is recommended: [{}]",
+                problems.join(" ")
+            )],
+            _ => Vec::new(),
+        }
+    },
+    grace,
+    ..Rules::BASE
+};
+
+/// How long a pod has to end: what was asked for or what it says itself, nothing where no kubelet has it.
+fn grace(pod: &Value, requested: Option<i64>) -> Option<i64> {
+    let period = requested.unwrap_or_else(|| pod.int("spec.terminationGracePeriodSeconds"));
+    let over = matches!(pod.text("status.phase"), "Failed" | "Succeeded");
+    Some(match period {
+        _ if pod.text("spec.nodeName").is_empty() || over => 0,
+        ..0 => 1,
+        period => period,
+    })
+}
+
+fn create(_: &Context<'_>, pod: &mut Value) {
+    pod.set("status", json!({"phase": "Pending", "qosClass": qos(pod.at("spec"))}));
+    if !pod.list("spec.schedulingGates").is_empty() {
+        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates"});
+        pod.set("status.conditions", json!([condition]));
+    }
+    let labels = pod.at("metadata.labels").clone();
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let required = format!("spec.affinity.{kind}.requiredDuringSchedulingIgnoredDuringExecution");
+        pod.each(&required, |term| merge_label_keys(term, &labels));
+        let preferred = format!("spec.affinity.{kind}.preferredDuringSchedulingIgnoredDuringExecution");
+        pod.each(&preferred, |term| {
+            if let Some(term) = term.at_mut("podAffinityTerm") {
+                merge_label_keys(term, &labels);
+            }
+        });
+    }
+    pod.each("spec.topologySpreadConstraints", |term| merge_label_keys(term, &labels));
+}
+
+/// Makes matchLabelKeys and mismatchLabelKeys requirements of the term's selector (KEP-3633, KEP-3243).
+fn merge_label_keys(term: &mut Value, labels: &Value) {
+    if !term.has("labelSelector") {
+        return;
+    }
+    let mut added = Vec::new();
+    for (member, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+        for key in term.texts(member) {
+            if let Some(value) = labels.member("", key) {
+                added.push(json!({"key": key, "operator": operator, "values": [value]}));
+            }
+        }
+    }
+    if !added.is_empty() {
+        let mut all = term.list("labelSelector.matchExpressions").to_vec();
+        all.extend(added);
+        term.set("labelSelector.matchExpressions", all);
+    }
+}
+
+/// The quality of service class of a PodSpec.
+pub fn qos(spec: &Value) -> &'static str {
+    let positive = |map: &Value, name: &str| {
+        map.map("").and_then(|map| map.get(name)).and_then(crate::check::quantity).filter(|q| !q.is_zero())
+    };
+    let mut any = false;
+    let mut guaranteed = true;
+    let all: Vec<&Value> = if spec.has("resources.limits") || spec.has("resources.requests") {
+        vec![spec.at("resources")]
+    } else {
+        spec.list("containers").iter().chain(spec.list("initContainers")).map(|c| c.at("resources")).collect()
+    };
+    for of in all {
+        for name in ["cpu", "memory"] {
+            let (limit, request) = (positive(of.at("limits"), name), positive(of.at("requests"), name));
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|request| Some(request) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+fn context(pod: &Value) -> Pod<'_> {
+    let name = pod.opt_text("metadata.name").filter(|name| !name.is_empty());
+    Pod { name, is_pod: true, mirror: annotation(pod, podspec::MIRROR).is_some() }
+}
+
+fn metadata_and_spec(pod: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    podspec::annotations(&mut e, &Path::new("metadata").child("annotations"), pod);
+    let path = Path::new("spec");
+    podspec::spec(&mut e, &path, pod.at("spec"), context(pod));
+    if pod.text("spec.serviceAccountName").is_empty() {
+        for (index, volume) in pod.list("spec.volumes").iter().enumerate() {
+            for (nth, source) in volume.list("projected.sources").iter().enumerate() {
+                if source.has("serviceAccountToken") {
+                    let at = path.child("volumes").index(index).child("projected").child("sources").index(nth);
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    e.forbidden(&at.child("serviceAccountToken"), detail);
+                }
+            }
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for (index, container) in pod.at("spec").list(list).iter().enumerate() {
+            podspec::containers::untrimmed_image(&mut e, &path.child(list).index(index), container);
+        }
+    }
+    e
+}
+
+fn check(pod: &Value) -> ErrorList {
+    let mut e = metadata_and_spec(pod);
+    let path = Path::new("spec");
+    if !pod.list("spec.ephemeralContainers").is_empty() {
+        e.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
+    }
+    if !pod.text("spec.nodeName").is_empty() && !pod.list("spec.schedulingGates").is_empty() {
+        e.forbidden(&path.child("nodeName"), "cannot be set until all schedulingGates have been cleared");
+    }
+    e
+}
+
+const CHANGEABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
+`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n";
+
+fn check_update(pod: &Value, old: &Value) -> ErrorList {
+    let mut e = metadata_and_spec(pod);
+    annotation_changes(&mut e, pod, old);
+    let path = Path::new("spec");
+    for list in ["containers", "initContainers"] {
+        let (new, old) = (pod.at("spec").list(list), old.at("spec").list(list));
+        if new.len() != old.len() {
+            e.forbidden(&path.child(list), "pod updates may not add or remove containers");
+            return e;
+        }
+    }
+    deadline_change(&mut e, &path, pod, old);
+    for toleration in old.list("spec.tolerations") {
+        let mut plain = toleration.clone();
+        plain.remove("tolerationSeconds");
+        let kept = pod.list("spec.tolerations").iter().any(|new| {
+            let mut new = new.clone();
+            new.remove("tolerationSeconds");
+            same(&new, &plain)
+        });
+        if !kept {
+            let detail = "existing toleration can not be modified except its tolerationSeconds";
+            e.forbidden(&path.child("tolerations"), detail);
+        }
+    }
+    let gates: BTreeSet<&str> = old.list("spec.schedulingGates").iter().map(|gate| gate.text("name")).collect();
+    for (index, gate) in pod.list("spec.schedulingGates").iter().enumerate() {
+        let name = gate.text("name");
+        if !gates.contains(name) {
+            let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            e.forbidden(&path.child("schedulingGates").index(index).child("name"), detail);
+        }
+    }
+    if same(pod.at("spec"), old.at("spec")) {
+        return e;
+    }
+    let mut munged = pod.at("spec").clone();
+    let before = old.at("spec");
+    for list in ["containers", "initContainers"] {
+        let images: Vec<String> = before.list(list).iter().map(|c| c.text("image").to_owned()).collect();
+        let mut images = images.into_iter();
+        munged.each(list, |container| container.set("image", images.next().unwrap_or_default()));
+    }
+    for field in ["activeDeadlineSeconds", "schedulingGates", "tolerations"] {
+        munged.copy_from(field, before);
+    }
+    if before.int("terminationGracePeriodSeconds") < 0 && munged.int("terminationGracePeriodSeconds") == 1 {
+        munged.copy_from("terminationGracePeriodSeconds", before);
+    }
+    if !gates.is_empty() {
+        gated_changes(&mut e, &path, &mut munged, before);
+    }
+    if !same(&munged, before) {
+        e.forbidden(&path, format!("{CHANGEABLE}{}", difference(before, &munged)));
+    }
+    e
+}
+
+/// Which members differ, for a human: the text is not an API.
+pub fn difference(old: &Value, new: &Value) -> String {
+    let mut lines = Vec::new();
+    let keys: BTreeSet<&str> = old.entries("").chain(new.entries("")).map(|(key, _)| key).collect();
+    for key in keys {
+        let (a, b) = (old.at(key), new.at(key));
+        if !same(a, b) {
+            lines.push(format!("-  {key}: {a}\n+  {key}: {b}\n"));
+        }
+    }
+    lines.concat()
+}
+
+fn deadline_change(e: &mut ErrorList, path: &Path, pod: &Value, old: &Value) {
+    let at = path.child("activeDeadlineSeconds");
+    let before = old.opt_int("spec.activeDeadlineSeconds");
+    match pod.opt_int("spec.activeDeadlineSeconds") {
+        Some(seconds) => {
+            if !(0..=i64::from(i32::MAX)).contains(&seconds) {
+                e.invalid(&at, seconds, "must be between 0 and 2147483647, inclusive");
+            }
+            if before.is_some_and(|before| before < seconds) {
+                e.invalid(&at, seconds, "must be less than or equal to previous value");
+            }
+        }
+        None if before.is_some() => {
+            e.invalid(&at, Value::Null, "must not update from a positive integer to nil value");
+        }
+        None => {}
+    }
+}
+
+/// A gated pod's node selection may get tighter.
+fn gated_changes(e: &mut ErrorList, path: &Path, munged: &mut Value, before: &Value) {
+    if !same(munged.at("nodeSelector"), before.at("nodeSelector")) {
+        let kept =
+            before.entries("nodeSelector").all(|(key, value)| munged.member("nodeSelector", key) == value.as_str());
+        if !kept {
+            let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+            e.invalid(&path.child("nodeSelector"), munged.at("nodeSelector").clone(), detail);
+        }
+        munged.copy_from("nodeSelector", before);
+    }
+    let terms = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let (new_terms, old_terms) = (munged.list(terms).to_vec(), before.list(terms));
+    let at = path
+        .child("affinity")
+        .child("nodeAffinity")
+        .child("requiredDuringSchedulingIgnoredDuringExecution")
+        .child("nodeSelectorTerms");
+    if !old_terms.is_empty() && old_terms.len() != new_terms.len() {
+        let detail = "no additions/deletions to non-empty NodeSelectorTerms list are allowed";
+        e.invalid(&at, new_terms.clone(), detail);
+    } else {
+        for (index, (new, old)) in new_terms.iter().zip(old_terms).enumerate() {
+            let starts = |member: &str| {
+                let (new, old) = (new.list(member), old.list(member));
+                new.len() >= old.len() && new.iter().zip(old).all(|(new, old)| same(new, old))
+            };
+            let was_empty = old.list("matchExpressions").is_empty() && old.list("matchFields").is_empty();
+            let is_empty = new.list("matchExpressions").is_empty() && new.list("matchFields").is_empty();
+            if (was_empty && !is_empty) || !starts("matchExpressions") || !starts("matchFields") {
+                e.invalid(&at.index(index), new.clone(), "only additions are allowed (no mutations or deletions)");
+            }
+        }
+    }
+    munged.copy_from("affinity.nodeAffinity", before);
+    if !before.has("affinity") && munged.map("affinity").is_some_and(serde_json::Map::is_empty) {
+        munged.remove("affinity");
+    }
+}
+
+fn annotation_changes(e: &mut ErrorList, pod: &Value, old: &Value) {
+    const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let path = Path::new("metadata").child("annotations");
+    for (key, value) in old.entries("metadata.annotations") {
+        if annotation(pod, key) == value.as_str() {
+            continue;
+        }
+        if key.starts_with(APP_ARMOR) {
+            e.forbidden(&path.key(key), "may not remove or update AppArmor annotations");
+        }
+        if key == podspec::MIRROR {
+            e.forbidden(&path.key(key), "may not remove or update mirror pod annotation");
+        }
+    }
+    for (key, _) in pod.entries("metadata.annotations").filter(|(key, _)| annotation(old, key).is_none()) {
+        if key.starts_with(APP_ARMOR) {
+            e.forbidden(&path.key(key), "may not add AppArmor annotations");
+        }
+        if key == podspec::MIRROR {
+            e.forbidden(&path.key(key), "may not add mirror pod annotation");
+        }
+    }
+}
+
+const STATUS: Part = Part {
+    metadata: Metadata::OwnersKept,
+    prepare: |_, pod, old| {
+        if pod.text("status.qosClass").is_empty() {
+            pod.copy_from("status.qosClass", old);
+        }
+        if pod.int("status.observedGeneration") == 0 {
+            pod.copy_from("status.observedGeneration", old);
+        }
+        let before = old.list("status.conditions");
+        pod.each("status.conditions", |condition| {
+            let kind = condition.text("type").to_owned();
+            if condition.int("observedGeneration") == 0
+                && let Some(old) = before.iter().find(|old| old.text("type") == kind)
+            {
+                condition.copy_from("observedGeneration", old);
+            }
+        });
+    },
+    check: check_status,
+    ..Part::STATUS
+};
+
+fn check_status(pod: &Value, old: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    annotation_changes(&mut e, pod, old);
+    let path = Path::new("status");
+    for (index, condition) in pod.list("status.conditions").iter().enumerate() {
+        let at = path.child("conditions").index(index);
+        if condition.int("observedGeneration") < 0 {
+            let value = condition.int("observedGeneration");
+            e.invalid(&at.child("observedGeneration"), value, "must be a non-negative integer");
+        }
+        let kind = condition.text("type");
+        if !["PodScheduled", "Ready", "Initialized"].contains(&kind) {
+            e.qualified_name(&at.child("Type"), kind);
+        }
+    }
+    let nominated = pod.text("status.nominatedNodeName");
+    if nominated != old.text("status.nominatedNodeName") && !nominated.is_empty() {
+        e.each(&path.child("nominatedNodeName"), nominated, names::subdomain(nominated, false));
+        if !old.text("spec.nodeName").is_empty() {
+            let detail = "may not be set on pods that are already bound to a node";
+            e.forbidden(&path.child("nominatedNodeName"), detail);
+        }
+    }
+    e.immutable(&path.child("qosClass"), pod.at("status.qosClass"), old.at("status.qosClass"));
+    for (member, of) in [
+        ("containerStatuses", "containers"),
+        ("initContainerStatuses", "initContainers"),
+        ("ephemeralContainerStatuses", "ephemeralContainers"),
+    ] {
+        restarts(&mut e, &path.child(member), pod, old, member, of);
+    }
+    let claims: Vec<&str> = pod.list("spec.resourceClaims").iter().map(|claim| claim.text("name")).collect();
+    for (index, status) in pod.list("status.resourceClaimStatuses").iter().enumerate() {
+        if !claims.contains(&status.text("name")) {
+            let at = path.child("resourceClaimStatuses").index(index).child("name");
+            e.invalid(&at, status.text("name"), "must match the name of an entry in `spec.resourceClaims`");
+        }
+    }
+    addresses(&mut e, pod, old, "podIPs");
+    if let Some(first) = pod.list("status.hostIPs").first() {
+        if first.text("ip") != pod.text("status.hostIP") {
+            let at = path.child("hostIPs").index(0).child("ip");
+            e.invalid(&at, first.text("ip"), "must be equal to `hostIP`");
+        }
+        addresses(&mut e, pod, old, "hostIPs");
+    }
+    e
+}
+
+fn addresses(e: &mut ErrorList, pod: &Value, old: &Value, member: &str) {
+    let path = Path::new("status").child(member);
+    let existing: Vec<&str> = old.at("status").list(member).iter().map(|item| item.text("ip")).collect();
+    let all: Vec<&str> = pod.at("status").list(member).iter().map(|item| item.text("ip")).collect();
+    for (index, ip) in all.iter().enumerate() {
+        e.ip(&path.index(index), ip, &existing);
+    }
+    if all.len() > 1 && (!net::dual_stack(&all) || all.len() > 2) {
+        let detail = "may specify no more than one IP for each IP family";
+        e.invalid(&path, pod.at("status").at(member).clone(), detail);
+    }
+}
+
+/// A container that ended for good stays ended.
+fn restarts(e: &mut ErrorList, path: &Path, pod: &Value, old: &Value, member: &str, of: &str) {
+    let spec = old.at("spec");
+    let policy = spec.text("restartPolicy");
+    for (index, before) in old.at("status").list(member).iter().enumerate() {
+        if !before.has("state.terminated") {
+            continue;
+        }
+        let name = before.text("name");
+        let code = before.int("state.terminated.exitCode");
+        let container = spec.list(of).iter().find(|container| container.text("name") == name);
+        let own = container.map_or("", |container| container.text("restartPolicy"));
+        let rules = container.is_some_and(|container| !container.list("restartPolicyRules").is_empty());
+        let may = of != "ephemeralContainers"
+            && (rules
+                || match if own.is_empty() { policy } else { own } {
+                    "Always" => true,
+                    "OnFailure" => code != 0,
+                    _ => false,
+                });
+        let back =
+            pod.at("status").list(member).iter().any(|new| new.text("name") == name && !new.has("state.terminated"));
+        if back && !may {
+            e.forbidden(&path.index(index).child("state"), "may not be transitioned to non-terminated state");
+        }
+    }
+}
+
+const EPHEMERAL: Part = Part {
+    open: &["spec"],
+    metadata: Metadata::ForStatus,
+    prepare: |_, pod, old| {
+        let containers = pod.at("spec.ephemeralContainers").clone();
+        pod.copy_from("spec", old);
+        if containers.is_null() {
+            pod.remove("spec.ephemeralContainers");
+        } else {
+            pod.set("spec.ephemeralContainers", containers);
+        }
+    },
+    check: |pod, old| {
+        let mut e = metadata_and_spec(pod);
+        if annotation(old, podspec::MIRROR).is_some() {
+            e.clear();
+            e.forbidden(&Path::root(), "static pods do not support ephemeral containers");
+            return e;
+        }
+        let path = Path::new("spec").child("ephemeralContainers");
+        for before in old.list("spec.ephemeralContainers") {
+            let name = before.text("name");
+            match pod.list("spec.ephemeralContainers").iter().find(|new| new.text("name") == name) {
+                None => {
+                    e.forbidden(&path, format!("existing ephemeral containers \"{name}\" may not be removed\n"));
+                }
+                Some(new) if !same(new, before) => {
+                    let detail = format!(
+                        "existing ephemeral containers \"{name}\" may not be changed\n{}",
+                        difference(before, new)
+                    );
+                    e.forbidden(&path, detail);
+                }
+                Some(_) => {}
+            }
+        }
+        e
+    },
+};
+
+const RESIZE: Part = Part {
+    open: &["spec"],
+    metadata: Metadata::ForStatus,
+    prepare: |_, pod, old| {
+        for list in ["containers", "initContainers"] {
+            let path = format!("spec.{list}");
+            let (new, before) = (pod.list(&path), old.list(&path));
+            let aligned = new.len() == before.len()
+                && new.iter().zip(before).all(|(new, old)| new.text("name") == old.text("name"));
+            if !aligned {
+                return;
+            }
+        }
+        let sent = pod.at("spec").clone();
+        pod.copy_from("spec", old);
+        pod.copy_from("spec.resources", &json!({ "spec": sent }));
+        for list in ["containers", "initContainers"] {
+            let mut new = sent.list(list).iter();
+            pod.each(&format!("spec.{list}"), |container| {
+                if let Some(new) = new.next() {
+                    container.copy_from("resources", new);
+                    container.copy_from("resizePolicy", new);
+                }
+            });
+        }
+    },
+    check: check_resize,
+};
+
+fn check_resize(pod: &Value, old: &Value) -> ErrorList {
+    let mut e = metadata_and_spec(pod);
+    let whole = |detail: &str| {
+        let mut e = ErrorList::new();
+        e.forbidden(&Path::root(), detail);
+        e
+    };
+    if annotation(old, podspec::MIRROR).is_some() {
+        return whole("static pods cannot be resized");
+    }
+    if old.text("spec.os.name") == "windows" {
+        return whole("windows pods cannot be resized");
+    }
+    let path = Path::new("spec");
+    let class = match old.text("status.qosClass") {
+        "" => qos(old.at("spec")),
+        class => class,
+    };
+    if class != qos(pod.at("spec")) {
+        let detail = "Pod QOS Class may not change as a result of resizing";
+        e.invalid(&path, pod.text("status.qosClass"), detail);
+    }
+    let running = old.list("status.containerStatuses").iter().find(|status| status.has("state.running"));
+    if running.is_some_and(|status| !status.has("resources")) {
+        e.forbidden(&path, "Pod running on node without support for resize");
+    }
+    let mut munged = pod.at("spec").clone();
+    for (list, added, moved) in [
+        (
+            "containers",
+            "containers may not be added or removed on resize",
+            "containers may not be renamed or reordered on resize",
+        ),
+        (
+            "initContainers",
+            "initContainers may not be added or removed on resize",
+            "initContainers may not be renamed or reordered on resize",
+        ),
+    ] {
+        let (new, before) = (pod.at("spec").list(list), old.at("spec").list(list));
+        if new.len() != before.len() {
+            e.forbidden(&path.child(list), added);
+            return e;
+        }
+        for (index, (new, before)) in new.iter().zip(before).enumerate() {
+            let at = path.child(list).index(index);
+            if new.text("name") != before.text("name") {
+                e.forbidden(&at.child("name"), moved);
+            }
+            for (member, detail) in
+                [("requests", "resource requests cannot be removed"), ("limits", "resource limits cannot be removed")]
+            {
+                let kept = before
+                    .at("resources")
+                    .entries(member)
+                    .all(|(name, _)| new.at("resources").map(member).is_some_and(|map| map.contains_key(name)));
+                if !kept {
+                    e.forbidden(&at.child("resources").child(member), detail);
+                }
+            }
+        }
+        let mut before = before.iter();
+        munged.each(list, |container| {
+            if let Some(before) = before.next() {
+                keep_compute(container, before);
+                container.copy_from("resizePolicy", before);
+            }
+        });
+    }
+    keep_compute(&mut munged, old.at("spec"));
+    if e.is_empty() && !same(&munged, old.at("spec")) {
+        e.forbidden(&path, "only cpu and memory resources are mutable");
+    }
+    e
+}
+
+/// Puts cpu and memory back to what they were, so that what is left of a difference is what may not change.
+fn keep_compute(holder: &mut Value, before: &Value) {
+    for member in ["resources.requests", "resources.limits"] {
+        for name in ["cpu", "memory"] {
+            holder.copy_from(&format!("{member}.{name}"), before);
+        }
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    text("Ready"),
+    text("Status"),
+    text("Restarts"),
+    AGE,
+    wide("IP"),
+    wide("Node"),
+    wide("Nominated Node"),
+    wide("Readiness Gates"),
+];
+
+/// What the containers' states add up to.
+#[derive(Default)]
+struct Summary {
+    ready: usize,
+    restarts: i64,
+    last: Option<chrono::DateTime<chrono::Utc>>,
+    reason: String,
+}
+
+impl Summary {
+    fn restarted(&mut self, status: &Value) {
+        self.restarts += status.int("restartCount");
+        self.last = self.last.max(time(status.text("lastState.terminated.finishedAt")));
+    }
+}
+
+fn ended(state: &Value, prefix: &str) -> String {
+    let done = state.at("terminated");
+    match (done.text("reason"), done.int("signal")) {
+        ("", 0) => format!("{prefix}ExitCode:{}", done.int("exitCode")),
+        ("", signal) => format!("{prefix}Signal:{signal}"),
+        (reason, _) => format!("{prefix}{reason}"),
+    }
+}
+
+fn sidecar(pod: &Value, name: &str) -> bool {
+    pod.list("spec.initContainers")
+        .iter()
+        .any(|container| container.text("name") == name && container.text("restartPolicy") == "Always")
+}
+
+/// Reason while init containers run, whether they still do, and what sidecars add.
+fn init_summary(pod: &Value, reason: String) -> (Summary, Summary, bool) {
+    let mut all = Summary { reason, ..Summary::default() };
+    let mut sidecars = Summary::default();
+    let count = pod.list("spec.initContainers").len();
+    for (index, status) in pod.list("status.initContainerStatuses").iter().enumerate() {
+        all.restarted(status);
+        let is_sidecar = sidecar(pod, status.text("name"));
+        if is_sidecar {
+            sidecars.restarted(status);
+        }
+        let state = status.at("state");
+        if state.has("terminated") && state.int("terminated.exitCode") == 0 {
+            continue;
+        }
+        if is_sidecar && status.flag("started") {
+            all.ready += usize::from(status.flag("ready"));
+            continue;
+        }
+        let waiting = state.text("waiting.reason");
+        all.reason = if state.has("terminated") {
+            ended(state, "Init:")
+        } else if !waiting.is_empty() && waiting != "PodInitializing" {
+            format!("Init:{waiting}")
+        } else {
+            format!("Init:{index}/{count}")
+        };
+        return (all, sidecars, true);
+    }
+    (all, sidecars, false)
+}
+
+fn summary(pod: &Value) -> Summary {
+    let mut reason = match pod.text("status.reason") {
+        "" => pod.text("status.phase"),
+        reason => reason,
+    };
+    let gated = pod
+        .list("status.conditions")
+        .iter()
+        .any(|condition| condition.text("type") == "PodScheduled" && condition.text("reason") == "SchedulingGated");
+    if gated {
+        reason = "SchedulingGated";
+    }
+    let (mut all, sidecars, initializing) = init_summary(pod, reason.to_owned());
+    if !initializing || condition_true(pod, "status.conditions", "Initialized") {
+        (all.restarts, all.last) = (sidecars.restarts, sidecars.last);
+        regular_summary(pod, &mut all);
+    }
+    if pod.has("metadata.deletionTimestamp") {
+        if pod.text("status.reason") == "NodeLost" {
+            all.reason = "Unknown".into();
+        } else if !matches!(pod.text("status.phase"), "Failed" | "Succeeded") {
+            all.reason = "Terminating".into();
+        }
+    }
+    all
+}
+
+fn regular_summary(pod: &Value, all: &mut Summary) {
+    let mut running = false;
+    let mut failure = String::new();
+    for status in pod.list("status.containerStatuses").iter().rev() {
+        all.restarted(status);
+        let state = status.at("state");
+        if !state.text("waiting.reason").is_empty() {
+            all.reason = state.text("waiting.reason").to_owned();
+        } else if state.has("terminated") {
+            all.reason = ended(state, "");
+            if state.int("terminated.exitCode") != 0 {
+                failure.clone_from(&all.reason);
+            }
+        } else if status.flag("ready") && state.has("running") {
+            running = true;
+            all.ready += 1;
+        }
+    }
+    if all.reason == "Completed" {
+        if running && condition_true(pod, "status.conditions", "Ready") {
+            all.reason = "Running".into();
+        } else if !failure.is_empty() {
+            all.reason = failure;
+        } else if running {
+            all.reason = "NotReady".into();
+        }
+    }
+}
+
+fn cells(pod: &Value, row: &Row) -> Vec<Value> {
+    let summary = summary(pod);
+    let sidecars = pod.list("spec.initContainers").iter().filter(|c| c.text("restartPolicy") == "Always").count();
+    let total = pod.list("spec.containers").len() + sidecars;
+    let restarts = match summary.last {
+        Some(last) if summary.restarts != 0 => format!("{} ({} ago)", summary.restarts, human(row.now - last)),
+        _ => summary.restarts.to_string(),
+    };
+    let or_none = |text: &str| Value::from(if text.is_empty() { "<none>" } else { text });
+    let gates = pod.list("spec.readinessGates");
+    let open = gates.iter().filter(|gate| condition_true(pod, "status.conditions", gate.text("conditionType"))).count();
+    vec![
+        name(pod),
+        format!("{}/{total}", summary.ready).into(),
+        summary.reason.into(),
+        restarts.into(),
+        row.age(pod),
+        or_none(pod.list("status.podIPs").first().map_or("", |ip| ip.text("ip"))),
+        or_none(pod.text("spec.nodeName")),
+        or_none(pod.text("status.nominatedNodeName")),
+        if gates.is_empty() { "<none>".into() } else { format!("{open}/{}", gates.len()).into() },
+    ]
+}
+
+/// Total of a resource over a pod's containers, for quotas and the like.
+pub fn requested(pod: &Value, list: &str, name: &str) -> Option<skeg_machinery::quantity::Quantity> {
+    resources::aggregate(pod.at("spec"), list, name)
+}

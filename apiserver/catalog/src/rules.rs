@@ -1,0 +1,193 @@
+//! A strategy out of plain functions: most types differ from the usual one in a few of them
+//! (pkg/registry/*/strategy.go). Also the usual status strategy. Owns no type's rules.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use skeg_machinery::field::ErrorList;
+
+use crate::json::{Read, Write};
+use crate::names;
+use crate::spec::{Context, GcPolicy, Generation, Strategy, UpdateStrategy};
+
+type Check = fn(&Value) -> ErrorList;
+type CheckUpdate = fn(&Value, &Value) -> ErrorList;
+type Warn = fn(&Value, Option<&Value>) -> Vec<String>;
+
+/// One type's rules; `BASE` is a type with nothing special, to be changed with `..Rules::BASE`.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    pub name: fn(&str, bool) -> Vec<String>,
+    pub defaults: fn(&str, &mut Value),
+    pub create: fn(&Context<'_>, &mut Value),
+    pub check: Check,
+    pub update: fn(&Context<'_>, &mut Value, &Value),
+    pub check_update: CheckUpdate,
+    pub warn: Warn,
+    pub generation: Generation,
+    pub create_on_update: bool,
+    pub unconditional_update: bool,
+    /// Whether the type has a status subresource: then a create drops the status and an update keeps the old one.
+    pub status: bool,
+    pub grace: fn(&Value, Option<i64>) -> Option<i64>,
+    pub gc: GcPolicy,
+}
+
+impl Rules {
+    pub const BASE: Self = Self {
+        name: names::subdomain,
+        defaults: |_, _| {},
+        create: |_, _| {},
+        check: |_| ErrorList::new(),
+        update: |_, _, _| {},
+        check_update: |_, _| ErrorList::new(),
+        warn: |_, _| Vec::new(),
+        generation: Generation::OnSpecChange,
+        create_on_update: false,
+        unconditional_update: true,
+        status: true,
+        grace: |_, _| None,
+        gc: GcPolicy::Background,
+    };
+
+    /// A type without spec and status: no generation, nothing to drop.
+    pub const PLAIN: Self = Self { generation: Generation::Never, status: false, ..Self::BASE };
+}
+
+impl Strategy for Rules {
+    fn default(&self, version: &str, object: &mut Value) {
+        (self.defaults)(version, object);
+    }
+
+    fn name_problems(&self, name: &str, prefix: bool) -> Vec<String> {
+        (self.name)(name, prefix)
+    }
+
+    fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut Value) {
+        if self.status {
+            object.remove("status");
+        }
+        (self.create)(ctx, object);
+    }
+
+    fn validate(&self, _ctx: &Context<'_>, object: &Value) -> ErrorList {
+        (self.check)(object)
+    }
+
+    fn prepare_for_update(&self, ctx: &Context<'_>, object: &mut Value, old: &Value) {
+        if self.status {
+            object.copy_from("status", old);
+        }
+        (self.update)(ctx, object, old);
+    }
+
+    fn validate_update(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        (self.check_update)(object, old)
+    }
+
+    fn warnings(&self, _ctx: &Context<'_>, object: &Value, old: Option<&Value>) -> Vec<String> {
+        (self.warn)(object, old)
+    }
+
+    fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        (self.grace)(object, requested)
+    }
+
+    fn default_gc_policy(&self) -> GcPolicy {
+        self.gc
+    }
+}
+
+/// A subresource that may change the members named in `open` (and the metadata that `metadata` allows), nothing else.
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Top-level members that the subresource writes; the rest is copied back from the stored object.
+    pub open: &'static [&'static str],
+    /// Whether labels, annotations and finalizers may change too.
+    pub metadata: Metadata,
+    pub prepare: fn(&Context<'_>, &mut Value, &Value),
+    pub check: CheckUpdate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// As the client sent it.
+    Open,
+    /// Labels, annotations, finalizers and owners stay (managedFields and resourceVersion pass).
+    Kept,
+    /// Like `Open`, but owners stay.
+    OwnersKept,
+    /// Only labels stay: what `metav1.ResetObjectMetaForStatus` leaves out is kept.
+    ForStatus,
+}
+
+impl Part {
+    pub const STATUS: Self =
+        Self { open: &["status"], metadata: Metadata::Open, prepare: |_, _, _| {}, check: |_, _| ErrorList::new() };
+
+    pub const fn status(check: CheckUpdate) -> Self {
+        Self { check, ..Self::STATUS }
+    }
+}
+
+impl UpdateStrategy for Part {
+    fn prepare(&self, ctx: &Context<'_>, object: &mut Value, old: &Value) {
+        let mut members: Vec<String> =
+            object.as_object().into_iter().chain(old.as_object()).flat_map(|map| map.keys().cloned()).collect();
+        members.sort();
+        members.dedup();
+        for member in members {
+            let named = matches!(member.as_str(), "apiVersion" | "kind" | "metadata");
+            if !named && !self.open.contains(&member.as_str()) {
+                object.copy_from(&member, old);
+            }
+        }
+        let kept: &[&str] = match self.metadata {
+            Metadata::Open => &[],
+            Metadata::Kept => {
+                &["metadata.labels", "metadata.annotations", "metadata.finalizers", "metadata.ownerReferences"]
+            }
+            Metadata::OwnersKept => &["metadata.ownerReferences"],
+            Metadata::ForStatus => &[
+                "metadata.deletionTimestamp",
+                "metadata.generation",
+                "metadata.selfLink",
+                "metadata.labels",
+                "metadata.annotations",
+                "metadata.finalizers",
+                "metadata.ownerReferences",
+            ],
+        };
+        for path in kept {
+            object.copy_from(path, old);
+        }
+        (self.prepare)(ctx, object, old);
+    }
+
+    fn validate(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+        (self.check)(object, old)
+    }
+}
+
+impl From<Part> for Arc<dyn UpdateStrategy> {
+    fn from(part: Part) -> Self {
+        Arc::new(part)
+    }
+}
+
+/// Whether an object with this metadata is a static pod's mirror.
+pub fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.member("metadata.annotations", key)
+}
