@@ -122,7 +122,7 @@ fn durable_puts(engine: &dyn Engine, writers: u64, first: u64, time: Duration) -
                 let jobs: Vec<Job> = std::iter::once(job).chain(rx.try_iter().take(511)).collect();
                 let (pairs, acks): (Vec<_>, Vec<_>) = jobs.into_iter().unzip();
                 engine.commit(&pairs);
-                acks.iter().for_each(|ack| drop(ack.send(())));
+                acks.iter().for_each(|ack| ack.send(()).unwrap_or_default());
             }
         });
         let handles: Vec<_> = (0..writers)

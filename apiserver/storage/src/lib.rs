@@ -15,6 +15,8 @@
 pub mod cacher;
 pub mod embedded;
 pub mod store;
+#[cfg(feature = "suite")]
+pub mod suite;
 
 pub use embedded::{Embedded, Options};
 pub use store::{

@@ -68,11 +68,12 @@ impl Hub {
     /// `events` are all events above the published revision up to `revision`, in order.
     pub fn publish(&self, events: &[Event], revision: Revision) {
         let mut state = self.lock();
+        // First, so that whoever gets an event can read at its revision.
+        self.published.store(revision, Ordering::Release);
         state.watchers.retain(|_, watcher| {
             let mine: Vec<Event> = events.iter().filter(|e| e.key.starts_with(&watcher.prefix)).cloned().collect();
             mine.is_empty() || watcher.deliver(WatchMessage::Events(mine))
         });
-        self.published.store(revision, Ordering::Release);
     }
 
     /// Ends every watch.
