@@ -7,6 +7,9 @@ use skeg_machinery::status::Status;
 
 use crate::request::UserInfo;
 
+#[cfg(test)]
+pub mod fake;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Create,

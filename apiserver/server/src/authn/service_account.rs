@@ -1,0 +1,455 @@
+//! Service-account tokens: signing, the published keys, and verifying with everything that a token is bound to (upstream
+//! pkg/serviceaccount/{jwt,claims}.go, jwks). Does not decide who may ask for one ([`crate::special::token`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rcgen::{KeyPair, PublicKeyData};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use skeg_machinery::gvk::GroupResource;
+
+use super::{Authentication, Authenticator, Credentials};
+use crate::request::UserInfo;
+use crate::resources::Resources;
+
+pub const USERNAME_PREFIX: &str = "system:serviceaccount:";
+pub const ALL_SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
+const EXTRA: &str = "authentication.kubernetes.io/";
+/// Clocks may differ by this much, in seconds, as upstream's JWT library allows.
+const LEEWAY: i64 = 60;
+
+pub fn username(namespace: &str, name: &str) -> String {
+    format!("{USERNAME_PREFIX}{namespace}:{name}")
+}
+
+pub fn groups(namespace: &str) -> Vec<String> {
+    vec![ALL_SERVICE_ACCOUNTS.into(), format!("{ALL_SERVICE_ACCOUNTS}:{namespace}")]
+}
+
+/// Namespace and name of a service account's user name.
+pub fn split_username(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix(USERNAME_PREFIX)?.split_once(':')?;
+    let good = |s: &str| !s.is_empty() && !s.contains([':', '/']);
+    (good(namespace) && good(name)).then_some((namespace, name))
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ref {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Ref>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Ref>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Ref>,
+    #[serde(default)]
+    pub serviceaccount: Ref,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warnafter: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub aud: Vec<String>,
+    #[serde(default)]
+    pub exp: i64,
+    #[serde(default)]
+    pub iat: i64,
+    #[serde(default)]
+    pub iss: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub jti: String,
+    #[serde(default, rename = "kubernetes.io")]
+    pub kubernetes: Bound,
+    #[serde(default)]
+    pub nbf: i64,
+    #[serde(default)]
+    pub sub: String,
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(value)? {
+        OneOrMany::One(one) => vec![one],
+        OneOrMany::Many(many) => many,
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    #[error("service-account signing key: {0}")]
+    Key(String),
+    #[error("sign token")]
+    Sign(#[source] jsonwebtoken::errors::Error),
+}
+
+/// Signs tokens and knows the key that verifies them.
+pub struct TokenIssuer {
+    pub issuer: String,
+    /// The API server's own audiences: what a token without another is for. Never empty.
+    pub audiences: Vec<String>,
+    algorithm: Algorithm,
+    key_id: String,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    jwk: Value,
+}
+
+impl TokenIssuer {
+    /// `key_pem` is an ECDSA P-256/P-384 or RSA private key.
+    pub fn new(issuer: &str, audiences: Vec<String>, key_pem: &str) -> Result<Self, IssuerError> {
+        let key = KeyPair::from_pem(key_pem).map_err(|e| IssuerError::Key(e.to_string()))?;
+        // rcgen reads every PEM flavour and writes PKCS#8, which is what jsonwebtoken reads.
+        let pem = key.serialize_pem();
+        let bad = |e: jsonwebtoken::errors::Error| IssuerError::Key(e.to_string());
+        let named = key.algorithm();
+        let (algorithm, encoding) = if *named == rcgen::PKCS_ECDSA_P256_SHA256 {
+            (Algorithm::ES256, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?)
+        } else if *named == rcgen::PKCS_ECDSA_P384_SHA384 {
+            (Algorithm::ES384, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?)
+        } else if *named == rcgen::PKCS_RSA_SHA256 {
+            (Algorithm::RS256, EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(bad)?)
+        } else {
+            return Err(IssuerError::Key(format!("unsupported algorithm {named:?}")));
+        };
+        let mut jwk = Jwk::from_encoding_key(&encoding, algorithm).map_err(bad)?;
+        let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
+        jwk.common.key_id = Some(key_id.clone());
+        let decoding = DecodingKey::from_jwk(&jwk).map_err(bad)?;
+        let mut jwk = serde_json::to_value(&jwk).map_err(|e| IssuerError::Key(e.to_string()))?;
+        jwk["use"] = json!("sig");
+        let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
+        Ok(TokenIssuer { issuer: issuer.into(), audiences, algorithm, key_id, encoding, decoding, jwk })
+    }
+
+    /// Signs `claims` with this issuer's name in them.
+    pub fn sign(&self, mut claims: Claims) -> Result<String, IssuerError> {
+        claims.iss = self.issuer.clone();
+        let mut header = Header::new(self.algorithm);
+        header.typ = None;
+        header.kid = Some(self.key_id.clone());
+        jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(IssuerError::Sign)
+    }
+
+    /// The claims of a token that this issuer signed and that is valid now; nothing about audiences or bound objects.
+    pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, String> {
+        let mut validation = Validation::new(self.algorithm);
+        // Times are checked below against the clock that was passed in, with upstream's words.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[&self.issuer]);
+        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
+            .map_err(|e| format!("invalid bearer token: {e}"))?
+            .claims;
+        let now = now.timestamp();
+        if now > claims.exp + LEEWAY {
+            return Err("service account token has expired".into());
+        }
+        if now + LEEWAY < claims.nbf {
+            return Err("service account token is not valid yet".into());
+        }
+        if now + LEEWAY < claims.iat {
+            return Err("service account token is issued in the future".into());
+        }
+        Ok(claims)
+    }
+
+    /// `/openid/v1/jwks`.
+    pub fn jwks(&self) -> Value {
+        json!({ "keys": [self.jwk] })
+    }
+
+    /// `/.well-known/openid-configuration`; `jwks_uri` is where clients find the keys.
+    pub fn openid_configuration(&self, jwks_uri: &str) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "jwks_uri": jwks_uri,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": [self.jwk["alg"]],
+        })
+    }
+
+    /// Whether a token looks like one of ours: a JWT that names our issuer. Anything else is for other authenticators.
+    fn recognizes(&self, token: &str) -> bool {
+        let mut parts = token.split('.');
+        let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return false;
+        };
+        #[derive(Deserialize)]
+        struct Issuer {
+            #[serde(default)]
+            iss: String,
+        }
+        URL_SAFE_NO_PAD
+            .decode(payload.trim_end_matches('='))
+            .ok()
+            .and_then(|json| serde_json::from_slice::<Issuer>(&json).ok())
+            .is_some_and(|issuer| issuer.iss == self.issuer)
+    }
+}
+
+pub struct ServiceAccountTokens {
+    pub issuer: Arc<TokenIssuer>,
+    pub resources: Arc<dyn Resources>,
+}
+
+#[async_trait]
+impl Authenticator for ServiceAccountTokens {
+    async fn authenticate(&self, credentials: &Credentials) -> Authentication {
+        let Some(token) = credentials.bearer_token.as_deref().filter(|token| self.issuer.recognizes(token)) else {
+            return Authentication::Unknown;
+        };
+        let wanted = if credentials.audiences.is_empty() { &self.issuer.audiences } else { &credentials.audiences };
+        let now = Utc::now();
+        let claims = match self.issuer.verify(token, now) {
+            Ok(claims) => claims,
+            Err(why) => return Authentication::Rejected(why),
+        };
+        let audiences: Vec<String> = wanted.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        if audiences.is_empty() {
+            return Authentication::Rejected(format!(
+                "token audiences {:?} is invalid for the target audiences {wanted:?}",
+                claims.aud
+            ));
+        }
+        match self.check_bound(&claims, now).await {
+            Ok(()) => Authentication::User { user: user_of(&claims), audiences },
+            Err(why) => Authentication::Rejected(why),
+        }
+    }
+}
+
+impl ServiceAccountTokens {
+    /// Everything that the token is bound to must still be there and be the same.
+    async fn check_bound(&self, claims: &Claims, now: DateTime<Utc>) -> Result<(), String> {
+        let bound = &claims.kubernetes;
+        let (namespace, account) = (&bound.namespace, &bound.serviceaccount);
+        if claims.sub != username(namespace, &account.name) {
+            return Err("service account token subject does not match its claims".into());
+        }
+        let gone = || "service account token has been invalidated".to_owned();
+        let found = self.find("serviceaccounts", namespace, account).await;
+        let found = found.ok_or_else(|| format!("serviceaccounts \"{}\" not found", account.name))?;
+        let uid = uid(&found);
+        if uid != account.uid {
+            return Err(format!("service account UID ({uid}) does not match claim ({})", account.uid));
+        }
+        if deleted(&found, now) {
+            return Err(format!("service account {namespace}/{} has been deleted", account.name));
+        }
+        // A pod's node is for information; only a token bound to nothing but a node depends on it.
+        let node = bound.node.as_ref().filter(|_| bound.pod.is_none());
+        for (resource, namespace, bound) in [
+            ("secrets", namespace.as_str(), bound.secret.as_ref()),
+            ("pods", namespace, bound.pod.as_ref()),
+            ("nodes", "", node),
+        ] {
+            let Some(bound) = bound else { continue };
+            let found = self.find(resource, namespace, bound).await.ok_or_else(gone)?;
+            if uid_differs(&found, bound) || deleted(&found, now) {
+                return Err(gone());
+            }
+        }
+        Ok(())
+    }
+
+    /// From the cache, or from the store when the cache has not (this one) yet.
+    async fn find(&self, resource: &'static str, namespace: &str, wanted: &Ref) -> Option<Value> {
+        let resource = GroupResource::from_static("", resource);
+        let cached = self.resources.get_cached(&resource, namespace, &wanted.name).await.ok().flatten();
+        if let Some(cached) = cached.filter(|found| !uid_differs(found, wanted)) {
+            return Some(cached);
+        }
+        self.resources.get(&resource, namespace, &wanted.name).await.ok()
+    }
+}
+
+fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+fn uid_differs(object: &Value, wanted: &Ref) -> bool {
+    uid(object) != wanted.uid
+}
+
+/// Deleted for longer than clocks may differ.
+fn deleted(object: &Value, now: DateTime<Utc>) -> bool {
+    let timestamp = object["metadata"]["deletionTimestamp"].as_str();
+    timestamp
+        .and_then(|t| DateTime::parse_from_rfc3339(t).ok())
+        .is_some_and(|t| t.timestamp() < now.timestamp() - LEEWAY)
+}
+
+fn user_of(claims: &Claims) -> UserInfo {
+    let bound = &claims.kubernetes;
+    let mut extra = BTreeMap::new();
+    let mut add = |key: &str, value: &str| {
+        if !value.is_empty() {
+            extra.insert(format!("{EXTRA}{key}"), vec![value.to_owned()]);
+        }
+    };
+    if let Some(pod) = &bound.pod {
+        add("pod-name", &pod.name);
+        add("pod-uid", &pod.uid);
+    }
+    if let Some(node) = &bound.node {
+        add("node-name", &node.name);
+        add("node-uid", &node.uid);
+    }
+    if !claims.jti.is_empty() {
+        add("credential-id", &format!("JTI={}", claims.jti));
+    }
+    UserInfo {
+        name: username(&bound.namespace, &bound.serviceaccount.name),
+        uid: bound.serviceaccount.uid.clone(),
+        groups: groups(&bound.namespace),
+        extra,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::fake::Memory;
+
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+    fn key() -> String {
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem()
+    }
+
+    fn issuer() -> Arc<TokenIssuer> {
+        Arc::new(TokenIssuer::new(ISSUER, vec![], &key()).unwrap())
+    }
+
+    fn claims() -> Claims {
+        let now = Utc::now().timestamp();
+        let named = |name: &str, uid: &str| Ref { name: name.into(), uid: uid.into() };
+        Claims {
+            aud: vec![ISSUER.into()],
+            exp: now + 600,
+            iat: now,
+            nbf: now,
+            jti: "j-1".into(),
+            sub: username("team", "robot"),
+            kubernetes: Bound {
+                namespace: "team".into(),
+                serviceaccount: named("robot", "sa-uid"),
+                pod: Some(named("web", "pod-uid")),
+                node: Some(named("node-a", "node-uid")),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn objects() -> Memory {
+        let object = |name: &str, uid: &str| json!({"metadata": {"name": name, "namespace": "team", "uid": uid}});
+        Memory::with(vec![("", "serviceaccounts", object("robot", "sa-uid")), ("", "pods", object("web", "pod-uid"))])
+    }
+
+    async fn ask(objects: Memory, claims: Claims) -> Authentication {
+        let issuer = issuer();
+        let token = issuer.sign(claims).unwrap();
+        let tokens = ServiceAccountTokens { issuer, resources: Arc::new(objects) };
+        tokens.authenticate(&Credentials::token(&token, vec![])).await
+    }
+
+    #[tokio::test]
+    async fn a_bound_token_tells_account_groups_pod_and_node() {
+        let Authentication::User { user, audiences } = ask(objects(), claims()).await else { panic!("refused") };
+        assert_eq!(user.name, "system:serviceaccount:team:robot");
+        assert_eq!(user.uid, "sa-uid");
+        assert_eq!(user.groups, ["system:serviceaccounts", "system:serviceaccounts:team"]);
+        let extra: Vec<_> = user.extra.iter().map(|(k, v)| format!("{}={}", &k[EXTRA.len()..], v[0])).collect();
+        assert_eq!(
+            extra,
+            ["credential-id=JTI=j-1", "node-name=node-a", "node-uid=node-uid", "pod-name=web", "pod-uid=pod-uid"]
+        );
+        assert_eq!(audiences, [ISSUER]);
+    }
+
+    #[tokio::test]
+    async fn a_token_dies_with_what_it_is_bound_to() {
+        let rejected = |answer: Authentication| match answer {
+            Authentication::Rejected(why) => why,
+            other => panic!("{other:?}"),
+        };
+        let without = |resource: &'static str| {
+            let objects = objects();
+            objects.remove("", resource);
+            objects
+        };
+        assert_eq!(rejected(ask(without("pods"), claims()).await), "service account token has been invalidated");
+        assert_eq!(rejected(ask(without("serviceaccounts"), claims()).await), "serviceaccounts \"robot\" not found");
+        let mut other = claims();
+        other.kubernetes.serviceaccount.uid = "older".into();
+        assert_eq!(rejected(ask(objects(), other).await), "service account UID (sa-uid) does not match claim (older)");
+        let mut other = claims();
+        other.kubernetes.pod.as_mut().unwrap().uid = "older".into();
+        assert_eq!(rejected(ask(objects(), other).await), "service account token has been invalidated");
+    }
+
+    #[tokio::test]
+    async fn times_audience_and_signature_are_checked() {
+        let rejected = |answer: Authentication| matches!(answer, Authentication::Rejected(_));
+        let now = Utc::now().timestamp();
+        assert!(rejected(ask(objects(), Claims { exp: now - 61, ..claims() }).await));
+        assert!(rejected(ask(objects(), Claims { nbf: now + 120, ..claims() }).await));
+        assert!(rejected(ask(objects(), Claims { aud: vec!["vault".into()], ..claims() }).await));
+        let foreign = issuer().sign(claims()).unwrap();
+        let tokens = ServiceAccountTokens { issuer: issuer(), resources: Arc::new(objects()) };
+        assert!(rejected(tokens.authenticate(&Credentials::token(&foreign, vec![])).await));
+        let unknown = tokens.authenticate(&Credentials::token("abcdef.0123456789abcdef", vec![])).await;
+        assert_eq!(unknown, Authentication::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_token_for_another_audience_is_good_for_who_asks_for_that_audience() {
+        let issuer = issuer();
+        let token = issuer.sign(Claims { aud: vec!["vault".into()], ..claims() }).unwrap();
+        let tokens = ServiceAccountTokens { issuer, resources: Arc::new(objects()) };
+        let asked = Credentials::token(&token, vec!["vault".into(), "other".into()]);
+        let Authentication::User { audiences, .. } = tokens.authenticate(&asked).await else { panic!("refused") };
+        assert_eq!(audiences, ["vault"]);
+    }
+
+    #[test]
+    fn the_published_key_verifies_a_token() {
+        let issuer = issuer();
+        let token = issuer.sign(claims()).unwrap();
+        let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_value(issuer.jwks()).unwrap();
+        let header = jsonwebtoken::decode_header(&token).unwrap();
+        let key = DecodingKey::from_jwk(jwks.find(&header.kid.unwrap()).unwrap()).unwrap();
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&[ISSUER]);
+        let read = jsonwebtoken::decode::<Claims>(&token, &key, &validation).unwrap().claims;
+        assert_eq!(read.kubernetes, claims().kubernetes);
+        assert_eq!(issuer.openid_configuration("https://x/openid/v1/jwks")["issuer"], ISSUER);
+    }
+}

@@ -1,0 +1,3 @@
+//! What a new cluster has before anybody asks for it.
+pub mod aggregation;
+pub mod policy;

@@ -1,0 +1,301 @@
+//! The TLS listener: from a TCP port to a tower service. Owns handshakes, limits and draining. Does not know what is served.
+//!
+//! ```text
+//! accept ─ permit ─ TLS handshake (10 s) ─ ALPN h2 | http/1.1 ─ requests, each with Extension(Arc<Peer>)
+//! cancelled: no more accepts; each connection ends after the requests it has; what is left after `drain` is cut off
+//! ```
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt};
+
+use crate::authn::Peer;
+
+pub mod tls;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("serving certificate")]
+    Tls(#[source] rustls::Error),
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections: usize,
+    pub handshake: Duration,
+    /// How long a client may take to send the head of a request (HTTP/1.1).
+    pub header: Duration,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// How long requests may go on after the end was asked for.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 10_000,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(32),
+            streams: 250,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteAddress(pub SocketAddr);
+
+/// Binds, so that a port that is taken is known before anything else starts.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
+}
+
+/// Serves until `shutdown`, then drains.
+pub async fn serve<S>(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    service: S,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let acceptor = TlsAcceptor::from(config);
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    let cut_off = CancellationToken::new();
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit.expect("the semaphore is never closed"),
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, address) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, or the client is gone already: neither ends the server.
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => break,
+        };
+        let connection = Connection {
+            acceptor: acceptor.clone(),
+            service: service.clone(),
+            limits: limits.clone(),
+            shutdown: shutdown.clone(),
+            address,
+        };
+        let cut_off = cut_off.clone();
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection.run(stream) => {}
+                () = cut_off.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+        cut_off.cancel();
+        connections.wait().await;
+    }
+}
+
+struct Connection<S> {
+    acceptor: TlsAcceptor,
+    service: S,
+    limits: Limits,
+    shutdown: CancellationToken,
+    address: SocketAddr,
+}
+
+impl<S> Connection<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    async fn run(self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let address = self.address;
+        let stream = match tokio::time::timeout(self.limits.handshake, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake error"),
+            Err(_) => return tracing::debug!(%address, "TLS handshake timed out"),
+        };
+        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = Arc::new(Peer::new(certificates.iter().map(|c| c.clone().into_owned()).collect()));
+        self.serve(stream, peer).await;
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Arc<Peer>) {
+        let (address, service) = (RemoteAddress(self.address), self.service.clone());
+        let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(address);
+            service.clone().oneshot(request)
+        });
+        let builder = builder(&self.limits);
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(address = %self.address, %error, "connection ended with an error");
+        }
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        // A client that opens and resets streams without end (CVE-2023-44487) is cut off.
+        .max_pending_accept_reset_streams(Some(20))
+        .max_local_error_reset_streams(Some(256))
+        .max_header_list_size(1 << 20)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .max_frame_size(64 << 10)
+        .max_send_buf_size(256 << 10)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{Authority, Issued, Profile};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    struct Running {
+        address: SocketAddr,
+        ca: Authority,
+        shutdown: CancellationToken,
+        task: tokio::task::JoinHandle<()>,
+    }
+
+    /// Answers with the number of certificates that the client showed; `/slow` after 200 ms.
+    async fn start(limits: Limits) -> Running {
+        let ca = Authority::create("ca").unwrap();
+        let serving = ca.issue(&Profile::server("s", &["localhost".into()], &["127.0.0.1".parse().unwrap()])).unwrap();
+        let config =
+            tls::server_config(&tls::ServingCertificate::new(&serving).unwrap(), &[ca.certificate_der()]).unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            if request.uri().path() == "/slow" {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            let peer = request.extensions().get::<Arc<Peer>>().expect("the listener adds the peer");
+            Ok::<_, Infallible>(Response::new(Body::from(peer.certificates.len().to_string())))
+        });
+        let task = tokio::spawn(serve(listener, Arc::new(config), service, limits, shutdown.clone()));
+        Running { address, ca, shutdown, task }
+    }
+
+    async fn get(running: &Running, path: &str, client: Option<Issued>) -> Result<String, String> {
+        let config = tls::client_config(&[running.ca.certificate_der()], client.as_ref()).unwrap();
+        let stream = TcpStream::connect(running.address).await.map_err(|e| e.to_string())?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        let mut stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.map_err(|e| e.to_string())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map_err(|e| e.to_string())?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn a_client_may_come_with_a_certificate_or_without_one() {
+        let running = start(Limits::default()).await;
+        assert!(get(&running, "/", None).await.unwrap().ends_with("\r\n0"));
+        let alice = running.ca.issue(&Profile::client("alice", &[])).unwrap();
+        assert!(get(&running, "/", Some(alice)).await.unwrap().ends_with("\r\n1"));
+        // A certificate of another authority passes TLS too: authentication refuses it, with a Status.
+        let eve = Authority::create("ca").unwrap().issue(&Profile::client("eve", &[])).unwrap();
+        assert!(get(&running, "/", Some(eve)).await.unwrap().ends_with("\r\n1"));
+        running.shutdown.cancel();
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn shutdown_lets_a_request_finish_and_takes_no_more() {
+        let running = start(Limits::default()).await;
+        let (answer, ()) = tokio::join!(get(&running, "/slow", None), async {
+            tokio::time::sleep(Duration::from_millis(80)).await;
+            running.shutdown.cancel();
+        });
+        assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
+        assert!(get(&running, "/", None).await.is_err());
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_speaks_is_hung_up_on() {
+        let running = start(Limits { handshake: Duration::from_millis(50), ..Limits::default() }).await;
+        let mut silent = TcpStream::connect(running.address).await.unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(silent.read(&mut buffer).await.unwrap(), 0);
+        running.shutdown.cancel();
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn both_protocols_are_offered() {
+        let running = start(Limits::default()).await;
+        let mut config = tls::client_config(&[running.ca.certificate_der()], None).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("https://localhost/").body(Body::empty()).unwrap();
+        assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+        running.shutdown.cancel();
+    }
+}

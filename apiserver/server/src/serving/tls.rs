@@ -1,0 +1,136 @@
+//! rustls configurations: the server's, whose certificate can be replaced while it runs, and those of clients.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::ServeError;
+use crate::pki::Issued;
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The serving certificate; [`ServingCertificate::replace`] takes effect at the next handshake.
+#[derive(Clone, Debug)]
+pub struct ServingCertificate(Arc<ArcSwap<CertifiedKey>>);
+
+impl ServingCertificate {
+    pub fn new(issued: &Issued) -> Result<Self, ServeError> {
+        Ok(ServingCertificate(Arc::new(ArcSwap::from_pointee(certified(issued)?))))
+    }
+
+    pub fn replace(&self, issued: &Issued) -> Result<(), ServeError> {
+        self.0.store(Arc::new(certified(issued)?));
+        Ok(())
+    }
+}
+
+fn certified(issued: &Issued) -> Result<CertifiedKey, ServeError> {
+    CertifiedKey::from_der(issued.chain(), issued.key_der(), &provider()).map_err(ServeError::Tls)
+}
+
+impl ResolvesServerCert for ServingCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+/// TLS 1.2 and 1.3, h2 and HTTP/1.1, client certificates asked for and taken as they come. `hints` are the authorities
+/// whose names the client is told.
+pub fn server_config(
+    certificate: &ServingCertificate,
+    hints: &[CertificateDer<'static>],
+) -> Result<ServerConfig, ServeError> {
+    let provider = provider();
+    let verifier = ProofOfPossession {
+        algorithms: provider.signature_verification_algorithms,
+        hints: hints.iter().filter_map(subject).collect(),
+    };
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(ServeError::Tls)?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(certificate.clone()));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// A client that trusts `roots` and may have a certificate.
+pub fn client_config(roots: &[CertificateDer<'static>], client: Option<&Issued>) -> Result<ClientConfig, ServeError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(ServeError::Tls)?;
+    }
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(ServeError::Tls)?
+        .with_root_certificates(store);
+    match client {
+        Some(client) => builder.with_client_auth_cert(client.chain(), client.key_der()).map_err(ServeError::Tls),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn subject(certificate: &CertificateDer<'static>) -> Option<DistinguishedName> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(DistinguishedName::from(parsed.subject().as_raw().to_vec()))
+}
+
+/// Checks that a client has the key of the certificate it shows, and leaves the certificate itself to authentication,
+/// which answers with a Status instead of a broken connection.
+#[derive(Debug)]
+struct ProofOfPossession {
+    algorithms: WebPkiSupportedAlgorithms,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientCertVerifier for ProofOfPossession {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
