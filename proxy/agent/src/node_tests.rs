@@ -1,0 +1,305 @@
+//! The data path with real packets: a node in a network namespace of its own, pods on its bridge, a client outside.
+//!
+//! They need root and the `ip` program, and run when SKEG_TEST_NODE=1.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::Config;
+use crate::feed::{Event, Source};
+use crate::model::{EndpointView, ObjectKey, Protocol, ServicePort, ServiceView, SlicePort, SliceView};
+use crate::services::{Index, NodeContext, layouts};
+
+fn enabled(test: &str) -> bool {
+    let enabled = std::env::var("SKEG_TEST_NODE").is_ok_and(|v| v == "1");
+    if !enabled {
+        eprintln!("skipped {test}: set SKEG_TEST_NODE=1 to run it, as root");
+    }
+    enabled
+}
+
+fn sh(command: &str) {
+    let out = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Runs `test` on a thread of its own in a new network namespace.
+fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        sh("ip link set lo up");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A network namespace that is joined to the node by a veth pair.
+struct Host {
+    holder: Child,
+    ip: IpAddr,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.holder.kill().unwrap();
+        self.holder.wait().unwrap();
+    }
+}
+
+impl Host {
+    /// `link` prepares the node's end, whose name is `name`.
+    fn new(name: &str, ip: &str, gateway: &str, link: &str) -> Self {
+        let mut command = Command::new("unshare");
+        let holder = command.args(["--net", "sh", "-c", "echo; exec sleep 600"]).stdout(Stdio::piped()).spawn();
+        let mut holder = holder.unwrap();
+        holder.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let pid = holder.id();
+        sh(&format!(
+            "ip link add {name} type veth peer name eth0 netns {pid}; {link}; ip link set {name} up
+             nsenter -t {pid} -n sh -ec 'ip link set lo up; ip addr add {ip}/24 dev eth0; ip link set eth0 up
+             ip route add default via {gateway}'"
+        ));
+        Self { holder, ip: ip.parse().unwrap() }
+    }
+
+    fn pod(name: &str, ip: &str) -> Self {
+        Self::new(
+            name,
+            ip,
+            "10.244.1.1",
+            &format!("ip link set {name} master cni0; bridge link set dev {name} hairpin on"),
+        )
+    }
+
+    /// Runs something in the namespace.
+    fn enter<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> T {
+        let file = std::fs::File::open(format!("/proc/{}/ns/net", self.holder.id())).unwrap();
+        let thread = std::thread::spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            run()
+        });
+        thread.join().unwrap()
+    }
+
+    /// Serves TCP 8080 and UDP 5353; answers with its own name and the client's address.
+    fn serve(&self, name: &'static str) {
+        self.enter(move || {
+            let tcp = TcpListener::bind("0.0.0.0:8080").unwrap();
+            let udp = UdpSocket::bind("0.0.0.0:5353").unwrap();
+            std::thread::spawn(move || {
+                for stream in tcp.incoming() {
+                    let mut stream = stream.unwrap();
+                    let peer = stream.peer_addr().unwrap().ip();
+                    let _ = stream.write_all(format!("{name} {peer}").as_bytes());
+                }
+            });
+            std::thread::spawn(move || {
+                let mut buf = [0; 16];
+                while let Ok((_, peer)) = udp.recv_from(&mut buf) {
+                    let _ = udp.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
+                }
+            });
+        });
+    }
+}
+
+/// What one connection got: `name source`, or the kind of error.
+fn connect(dest: SocketAddr) -> String {
+    let connected = TcpStream::connect_timeout(&dest, Duration::from_secs(2));
+    let answer = connected.and_then(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    });
+    answer.unwrap_or_else(|e| e.kind().to_string())
+}
+
+/// The different answers to forty connections, sorted.
+fn answers(dest: &str) -> Vec<String> {
+    let dest = dest.parse().unwrap();
+    let mut all: Vec<String> = (0..40).map(|_| connect(dest)).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn endpoint(ip: IpAddr, node: &str) -> EndpointView {
+    EndpointView {
+        address: ip,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(node.into()),
+        hostname: None,
+        zone_hints: Box::default(),
+        node_hints: Box::default(),
+    }
+}
+
+fn slice(endpoints: Vec<EndpointView>) -> SliceView {
+    let port = |name: &str, protocol, port| SlicePort { name: name.into(), protocol, port };
+    SliceView {
+        service: "web".into(),
+        ipv6: false,
+        ports: vec![port("http", Protocol::Tcp, 8080), port("echo", Protocol::Udp, 5353)],
+        endpoints,
+    }
+}
+
+fn service() -> ServiceView {
+    let port = |name: &str, protocol, port, node_port| ServicePort { name: name.into(), protocol, port, node_port };
+    ServiceView {
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        ports: vec![port("http", Protocol::Tcp, 80, 30080), port("echo", Protocol::Udp, 53, 0)],
+        ..ServiceView::default()
+    }
+}
+
+/// A node with its proxy running, in the current namespace.
+struct Node {
+    events: mpsc::Sender<Event>,
+    runtime: tokio::runtime::Runtime,
+    config: Config,
+    marker: u16,
+}
+
+impl Node {
+    fn new() -> Self {
+        sh("ip link add cni0 type bridge; ip addr add 10.244.1.1/24 dev cni0; ip link set cni0 up");
+        sh("ip addr add 192.0.2.1/32 dev lo");
+        let config = Config::new("node-1", "192.0.2.1".parse().unwrap());
+        crate::sysctl::prepare(&config);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(crate::network::route_services(&config)).unwrap();
+        let node = NodeContext { name: "node-1".into(), ..NodeContext::default() };
+        let index = Index::new(node, layouts(&config));
+        let (events, receiver) = mpsc::channel(16);
+        let task = config.clone();
+        runtime.spawn(async move {
+            crate::services::run(&task, index, receiver, CancellationToken::new()).await.unwrap();
+        });
+        let node = Self { events, runtime, config, marker: 0 };
+        node.send(Event::Synced(Source::Services));
+        node.send(Event::Synced(Source::Slices));
+        node
+    }
+
+    fn send(&self, event: Event) {
+        self.runtime.block_on(self.events.send(event)).unwrap();
+    }
+
+    /// Sets the service and waits until a service that was set after it is in force.
+    fn set(&mut self, service: ServiceView, endpoints: Vec<EndpointView>) {
+        let key = ObjectKey::new("default", "web");
+        self.send(Event::Service(key.clone(), Some(Arc::new(service))));
+        self.send(Event::Slice { service: key, name: "s".into(), slice: Some(Arc::new(slice(endpoints))) });
+        self.marker += 1;
+        let mut marker = ServiceView { cluster_ips: vec!["10.96.0.2".parse().unwrap()], ..ServiceView::default() };
+        let port = ServicePort { name: "m".into(), protocol: Protocol::Tcp, port: self.marker, node_port: 0 };
+        marker.ports.push(port);
+        self.send(Event::Service(ObjectKey::new("default", "marker"), Some(Arc::new(marker))));
+        let wanted = format!("10.96.0.2 . tcp . {} :", self.marker);
+        self.runtime.block_on(async {
+            let started = Instant::now();
+            loop {
+                let out = Command::new("nft").args(["-n", "list", "map", "ip", "skeg-services", "services"]).output();
+                let listed = String::from_utf8_lossy(&out.unwrap().stdout).replace(" 6 ", " tcp ");
+                if listed.contains(&wanted) {
+                    // What follows the transaction, as the sweep of stale flows, is done when the loop waits again.
+                    tokio::task::yield_now().await;
+                    return;
+                }
+                assert!(started.elapsed() < Duration::from_secs(10), "not programmed: {listed}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+    }
+}
+
+#[test]
+fn services_carry_real_connections() {
+    if !enabled("services_carry_real_connections") {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut node = Node::new();
+        let (a, b) = (Host::pod("pod-a", "10.244.1.5"), Host::pod("pod-b", "10.244.1.6"));
+        let c = Host::pod("pod-c", "10.244.1.9");
+        let outside = Host::new("eth0x", "198.18.0.2", "198.18.0.1", "ip addr add 198.18.0.1/24 dev eth0x");
+        a.serve("a");
+        b.serve("b");
+        let both = || vec![endpoint(a.ip, "node-1"), endpoint(b.ip, "node-1")];
+
+        node.set(service(), both());
+        assert_eq!(c.enter(|| answers("10.96.0.1:80")), ["a 10.244.1.9", "b 10.244.1.9"]);
+        assert_eq!(a.enter(|| answers("10.96.0.1:80")), ["a 10.244.1.1", "b 10.244.1.5"], "a pod reaches itself");
+        assert_eq!(answers("10.96.0.1:80"), ["a 10.244.1.1", "b 10.244.1.1"], "from the host, without default route");
+        assert_eq!(outside.enter(|| answers("198.18.0.1:30080")), ["a 10.244.1.1", "b 10.244.1.1"]);
+        assert_eq!(c.enter(|| answers("10.244.1.1:30080")), ["a 10.244.1.9", "b 10.244.1.9"]);
+
+        node.set(ServiceView { external_local: true, ..service() }, both());
+        assert_eq!(outside.enter(|| answers("198.18.0.1:30080")), ["a 198.18.0.2", "b 198.18.0.2"]);
+
+        node.set(ServiceView { affinity: 60, ..service() }, both());
+        let first = c.enter(|| answers("10.96.0.1:80"));
+        assert_eq!(first.len(), 1, "{first:?}");
+        let (gone, left) = if first[0].starts_with('a') { ("a", b.ip) } else { ("b", a.ip) };
+        node.set(ServiceView { affinity: 60, ..service() }, vec![endpoint(left, "node-1")]);
+        let second = c.enter(|| answers("10.96.0.1:80"));
+        assert!(second.len() == 1 && !second[0].starts_with(gone), "{second:?}");
+
+        node.set(service(), vec![]);
+        for dest in ["10.96.0.1:80", "10.96.0.77:80", "10.244.1.1:30080"] {
+            let started = Instant::now();
+            assert_eq!(c.enter(move || connect(dest.parse().unwrap())), "connection refused", "{dest}");
+            assert_eq!(connect(dest.parse().unwrap()), "connection refused", "{dest} from the host");
+            assert!(started.elapsed() < Duration::from_millis(500), "{dest} was refused late");
+        }
+        sh("nft list ruleset");
+        let Node { runtime, config, events, .. } = node;
+        drop(events);
+        runtime.block_on(crate::teardown(&config)).unwrap();
+        sh("test -z \"$(nft list tables)\"; test -z \"$(ip route show proto 92)\"; ! ip link show cni0");
+    });
+}
+
+#[test]
+fn a_udp_client_follows_the_endpoints() {
+    if !enabled("a_udp_client_follows_the_endpoints") {
+        return;
+    }
+    in_new_namespace(|| {
+        let mut node = Node::new();
+        let (a, b, c) =
+            (Host::pod("pod-a", "10.244.1.5"), Host::pod("pod-b", "10.244.1.6"), Host::pod("pod-c", "10.244.1.9"));
+        a.serve("a");
+        b.serve("b");
+        let socket = Arc::new(c.enter(|| UdpSocket::bind("0.0.0.0:4000").unwrap()));
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let ask = || {
+            let mut buf = [0; 64];
+            // Each datagram is of one flow: the port stays the same.
+            for _ in 0..4 {
+                socket.send_to(b"?", "10.96.0.1:53").unwrap();
+                if let Ok(n) = socket.recv(&mut buf) {
+                    return String::from_utf8_lossy(&buf[..n]).into_owned();
+                }
+            }
+            "silence".into()
+        };
+        node.set(service(), vec![endpoint(a.ip, "node-1")]);
+        assert_eq!(ask(), "a 10.244.1.9");
+        node.set(service(), vec![endpoint(b.ip, "node-1")]);
+        assert_eq!(ask(), "b 10.244.1.9");
+    });
+}

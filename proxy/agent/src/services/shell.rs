@@ -1,0 +1,123 @@
+//! The proxy's loop: takes events, lets the index plan, applies the transactions, cleans stale flows up.
+//!
+//! One task. Input: the feed's events. Output: nf_tables, conntrack, health check servers. Nothing is programmed before
+//! Services and EndpointSlices have been listed whole, so that a restart never withdraws what still works.
+
+use std::time::Duration;
+
+use skeg_nft::conntrack::Conntrack;
+use skeg_nft::{Kernel, Nft};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::health::HealthServers;
+use super::{Change, Index};
+use crate::feed::{Event, Source};
+use crate::{Config, Error};
+
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+const RETRY_LAST: Duration = Duration::from_secs(30);
+/// Events that one transaction covers, at most.
+const BATCH: usize = 4096;
+
+/// The index and what performs its changes; moves to a blocking thread and back for each change.
+struct Performer {
+    index: Index,
+    nft: Box<dyn Nft>,
+    conntrack: Conntrack,
+    /// The kernel does not hold what the index believes.
+    diverged: bool,
+}
+
+impl Performer {
+    fn perform(&mut self) -> Result<(), skeg_nft::Error> {
+        let change = if self.diverged { self.index.replace_all() } else { self.index.flush() };
+        let started = std::time::Instant::now();
+        let Change { transactions, udp_changed } = change;
+        self.diverged |= !transactions.is_empty();
+        for transaction in &transactions {
+            self.nft.apply(transaction)?;
+        }
+        self.diverged = false;
+        if !transactions.is_empty() {
+            tracing::debug!(took = ?started.elapsed(), "service rules changed");
+        }
+        if udp_changed {
+            self.forget_stale_flows();
+        }
+        Ok(())
+    }
+
+    fn forget_stale_flows(&mut self) {
+        let index = &self.index;
+        for family in [skeg_nft::Family::Ipv4, skeg_nft::Family::Ipv6] {
+            let swept =
+                self.conntrack.sweep(family, 17, |flow| index.is_stale_udp(flow.original_dest, flow.reply_source));
+            match swept {
+                Ok(0) => {}
+                Ok(flows) => tracing::debug!(flows, "stale UDP flows forgotten"),
+                Err(e) => tracing::warn!(error = %crate::chain(&e), "stale UDP flows stay"),
+            }
+        }
+    }
+}
+
+/// Programs services until `shutdown`; what is programmed then stays, so that traffic goes on during a restart.
+pub async fn run(
+    config: &Config,
+    index: Index,
+    mut events: mpsc::Receiver<Event>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let nft = Box::new(Kernel::open().map_err(Error::Nft)?);
+    let conntrack = Conntrack::open().map_err(Error::Nft)?;
+    let mut performer = Performer { index, nft, conntrack, diverged: true };
+    let bind = if config.node_ip.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
+    let mut health = HealthServers::new(bind);
+    let (mut services, mut slices) = (false, false);
+    let mut retry: Option<(Instant, Duration)> = None;
+    let mut batch = Vec::new();
+    loop {
+        let retry_at = retry.map(|(at, _)| at);
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            received = events.recv_many(&mut batch, BATCH) => if received == 0 { break },
+            () = async { tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)).await }, if retry_at.is_some() => {}
+        }
+        for event in batch.drain(..) {
+            match event {
+                Event::Service(key, view) => performer.index.set_service(key, view),
+                Event::Slice { service, name, slice } => performer.index.set_slice(service, name, slice),
+                Event::Node(name, node) if *name == *config.node_name => {
+                    performer.index.set_zone(node.and_then(|n| n.zone.clone()));
+                }
+                Event::Node(..) => {}
+                Event::Synced(Source::Services) => services = true,
+                Event::Synced(Source::Slices) => slices = true,
+                Event::Synced(Source::Nodes) => {}
+            }
+        }
+        if !services || !slices || retry_at.is_some_and(|at| at > Instant::now()) {
+            continue;
+        }
+        let (back, result) = tokio::task::spawn_blocking(move || {
+            let result = performer.perform();
+            (performer, result)
+        })
+        .await
+        .map_err(|e| Error::Task("service proxy", e))?;
+        performer = back;
+        retry = match result {
+            Ok(()) => None,
+            Err(e) => {
+                let wait = retry.map_or(RETRY_FIRST, |(_, last)| (last * 2).min(RETRY_LAST));
+                tracing::error!(error = %crate::chain(&e), ?wait, "service rules could not be applied");
+                Some((Instant::now() + wait, wait))
+            }
+        };
+        health.reconcile(performer.index.health_checks());
+    }
+    health.stop().await;
+    Ok(())
+}
