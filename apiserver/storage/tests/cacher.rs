@@ -1,4 +1,5 @@
 //! The watch cache over the embedded engine: freshness, pages, selectors, resuming, fan-out.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! SIGKILL in the middle of writes, at many points: nothing acknowledged is lost, and revisions never go back.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,5 @@
 //! A flipped byte anywhere in the store's files: found or harmless, never wrong data, never a panic. And a full disk.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

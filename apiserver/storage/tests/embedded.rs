@@ -1,4 +1,5 @@
 //! The shared suite over the embedded engine, and what only it promises: reopening, expiry across restarts, one process.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -172,10 +172,12 @@ impl<O: Send + Sync + 'static> State<O> {
     }
 }
 
+type ByIndex<O> = HashMap<Option<Box<str>>, Vec<Arc<Watcher<O>>>>;
+
 /// The watchers, grouped by the prefix they watch and the index value they want, so that an event looks only at
 /// those it may concern.
 pub(super) struct Watchers<O> {
-    groups: HashMap<Bytes, HashMap<Option<Box<str>>, Vec<Arc<Watcher<O>>>>>,
+    groups: HashMap<Bytes, ByIndex<O>>,
     /// Watchers that wait for the next progress of the store.
     bookmarks: Vec<Arc<Watcher<O>>>,
 }

@@ -126,7 +126,7 @@ impl Db {
     pub fn flush(&self) -> Result<(), StoreError> {
         self.head.sync()?;
         self.all.rotate_memtable().map_err(|e| engine_error("flush", e))?;
-        for _ in 0..400 {
+        for _ in 0..100 {
             if self.all.sealed_memtable_count() == 0 {
                 break;
             }

@@ -213,7 +213,7 @@ impl Writer {
         }
     }
 
-    fn write_group(&mut self, db: &Db, group: Vec<Work>) -> (Vec<(Option<Reply>, Outcome)>, Result<(), StoreError>) {
+    fn write_group(&mut self, db: &Db, group: Vec<Work>) -> (Replies, Result<(), StoreError>) {
         let mut plan = Group {
             snapshot: db.snapshot(),
             batch: db.batch(),
@@ -392,6 +392,7 @@ enum Wake {
     Group(Vec<Work>),
 }
 
+type Replies = Vec<(Option<Reply>, Outcome)>;
 type Outcome = Result<Option<Committed>, StoreError>;
 
 /// A group under construction: the state that operations see is the snapshot plus what the group changed before them.
