@@ -86,6 +86,7 @@ impl Table {
                 "ptr" => 4,
                 "required" => 8,
                 "atomic" => 16,
+                "granular" => 64,
                 "-" => 0,
                 other => panic!("unknown flag {other}"),
             };

@@ -203,8 +203,8 @@ func (g *generator) members(t reflect.Type, via string, properties map[string]sp
 		if required[name] {
 			out.flags = append(out.flags, "required")
 		}
-		if property.Extensions["x-kubernetes-map-type"] == "atomic" {
-			out.flags = append(out.flags, "atomic")
+		if mapType, ok := property.Extensions["x-kubernetes-map-type"].(string); ok {
+			out.flags = append(out.flags, mapType)
 		}
 		if via != "" {
 			out.facts = append(out.facts, "via="+via)

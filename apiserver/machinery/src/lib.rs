@@ -13,6 +13,7 @@ pub mod gvk;
 pub mod header;
 pub mod labels;
 pub mod meta;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;

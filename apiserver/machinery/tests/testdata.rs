@@ -2,33 +2,12 @@
 //! the repository; they are read from the Go module cache, which the generator's module fills.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-use std::process::Command;
+mod modules;
 
 use serde_json::Value;
 use skeg_machinery::codec::json::{FieldValidation, Limits, decode, encode};
 use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::schema::Schema;
-
-/// The directory of k8s.io/api, downloaded if it must be.
-fn api_module() -> PathBuf {
-    let module = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hack/schema-gen");
-    let go = |arguments: &[&str]| {
-        let output = Command::new("go").args(arguments).current_dir(module).output();
-        let output =
-            output.unwrap_or_else(|error| panic!("the Go tool is needed to find k8s.io/api/testdata: {error}"));
-        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (text, String::from_utf8_lossy(&output.stderr).trim().to_owned())
-    };
-    let find = || go(&["list", "-m", "-f", "{{.Dir}}", "k8s.io/api"]);
-    let (mut directory, _) = find();
-    if directory.is_empty() {
-        let (_, fault) = go(&["mod", "download", "k8s.io/api"]);
-        directory = find().0;
-        assert!(!directory.is_empty(), "go mod download k8s.io/api in {module} failed: {fault}");
-    }
-    PathBuf::from(directory)
-}
 
 /// What is wrong with one file, if anything.
 fn round_trip(name: &str, body: &[u8]) -> Result<(), String> {
@@ -62,7 +41,7 @@ fn round_trip(name: &str, body: &[u8]) -> Result<(), String> {
 fn every_kind_round_trips_its_json() {
     let mut count = 0;
     let mut faults = Vec::new();
-    for entry in std::fs::read_dir(api_module().join("testdata/HEAD")).unwrap() {
+    for entry in std::fs::read_dir(modules::directory("k8s.io/api").join("testdata/HEAD")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "json") {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();

@@ -283,6 +283,11 @@ impl<'a> Field<'a> {
         self.has(field_flag::ATOMIC)
     }
 
+    /// x-kubernetes-map-type: granular on the member, whatever its type says.
+    pub fn is_granular(self) -> bool {
+        self.has(field_flag::GRANULAR)
+    }
+
     fn fact(self) -> &'a table::FactRow {
         &self.table.facts[self.row.fact as usize]
     }

@@ -100,6 +100,7 @@ pub(crate) mod field_flag {
     pub const REQUIRED: u16 = 8;
     pub const ATOMIC: u16 = 16;
     pub const NULLABLE: u16 = 32;
+    pub const GRANULAR: u16 = 64;
 }
 
 pub(crate) mod list_flag {

@@ -1,0 +1,79 @@
+//! OpenAPI v3 documents, derived from the schema and a plain description of the resources that are served. Which
+//! documents there are, their hashes and how they travel is the server's.
+
+mod paths;
+mod schemas;
+
+use serde_json::{Map, Value, json};
+
+use crate::gvk::{GroupVersion, GroupVersionKind};
+use crate::schema::{Schema, TypeRef};
+
+pub use schemas::components;
+
+/// A resource to describe.
+#[derive(Clone, Debug)]
+pub struct ResourcePaths {
+    pub gv: GroupVersion,
+    /// Plural, e.g. `deployments`.
+    pub resource: String,
+    pub kind: String,
+    pub namespaced: bool,
+    /// Of create, get, list, watch, update, patch, delete, deletecollection.
+    pub verbs: Vec<String>,
+    pub subresources: Vec<SubresourcePaths>,
+}
+
+/// A subresource of it.
+#[derive(Clone, Debug)]
+pub struct SubresourcePaths {
+    /// E.g. `scale`.
+    pub name: String,
+    /// What is sent and answered, e.g. autoscaling/v1 Scale; streaming subresources have no schema of their own.
+    pub gvk: GroupVersionKind,
+    /// Of create, get, update, patch, connect.
+    pub verbs: Vec<String>,
+}
+
+/// The document of one group and version over the built-in types.
+pub fn v3_document(gv: &GroupVersion, resources: &[ResourcePaths]) -> Value {
+    let schema = Schema::kubernetes();
+    let mut roots: Vec<TypeRef> = Vec::new();
+    for resource in resources {
+        let list = format!("{}List", resource.kind);
+        roots.extend(
+            [resource.kind.as_str(), &list].iter().filter_map(|kind| schema.lookup(&gv.kind(kind.to_string()))),
+        );
+        roots.extend(resource.subresources.iter().filter_map(|sub| schema.lookup(&sub.gvk)));
+    }
+    for name in ["APIResourceList", "DeleteOptions", "Status"] {
+        roots.extend(schema.type_named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
+    }
+    document(gv, resources, components(&roots), &|gvk| schema.lookup(gvk).map(|ty| ty.name().to_owned()))
+}
+
+/// The document with schemas from elsewhere (custom resources). `model` names the schema of a kind.
+pub fn document(
+    gv: &GroupVersion,
+    resources: &[ResourcePaths],
+    mut schemas: Map<String, Value>,
+    model: &dyn Fn(&GroupVersionKind) -> Option<String>,
+) -> Value {
+    schemas.insert("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".into(), json!({"type": "object"}));
+    schemas.sort_keys();
+    let mut all = paths::paths(gv, resources, model);
+    all.sort_keys();
+    json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.3"},
+        "paths": all,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"BearerToken": {
+                "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;
