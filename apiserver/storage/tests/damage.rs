@@ -166,6 +166,18 @@ impl Drop for SmallDisk {
     }
 }
 
+/// 64 KiB that do not compress.
+fn noise(seed: usize) -> Vec<u8> {
+    let mut x = seed as u64 * 2 + 1;
+    let mut word = || {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x.to_le_bytes()
+    };
+    (0..8 << 10).flat_map(|_| word()).collect()
+}
+
 /// Fills the disk, checks that the store says so and still reads, makes room, and checks that it takes writes again.
 async fn fill_and_free(reserve_bytes: u64) {
     let Some(disk) = SmallDisk::mount(40) else { return };
@@ -177,7 +189,7 @@ async fn fill_and_free(reserve_bytes: u64) {
     let mut acknowledged = Vec::new();
     let error = loop {
         let key = format!("/k/{:05}", acknowledged.len());
-        match store.apply(Op::put(key.clone(), vec![acknowledged.len() as u8; 64 << 10])).await {
+        match store.apply(Op::put(key.clone(), noise(acknowledged.len()))).await {
             Ok(_) => acknowledged.push(key),
             Err(error) => break error,
         }
@@ -188,7 +200,7 @@ async fn fill_and_free(reserve_bytes: u64) {
     let refused = store.apply(Op::put("/refused", "x")).await.unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly(_)), "{refused:?}");
     assert!(start.elapsed() < Duration::from_secs(1));
-    assert_eq!(store.get(b"/k/00000", None).await.unwrap().0.unwrap().value, vec![0; 64 << 10]);
+    assert_eq!(store.get(b"/k/00000", None).await.unwrap().0.unwrap().value, noise(0));
     fs::remove_file(&filler).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -203,7 +215,7 @@ async fn fill_and_free(reserve_bytes: u64) {
     let check = async |store: &Embedded| {
         for (i, key) in acknowledged.iter().enumerate() {
             let (kv, _) = store.get(key.as_bytes(), None).await.unwrap();
-            assert_eq!(kv.unwrap().value, vec![i as u8; 64 << 10], "{key}");
+            assert_eq!(kv.unwrap().value, noise(i), "{key}");
         }
         assert!(store.get(b"/again", None).await.unwrap().0.is_some());
         store.verify().await.unwrap();
