@@ -1,0 +1,278 @@
+//! /api and /apis: what is served, in the plain and the aggregated form, derived from the registry. Each aggregated
+//! document is encoded once per change of the registry.
+
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256, Sha512};
+use skeg_catalog::spec::{SubresourceSpec, Verb};
+use skeg_machinery::status::Status;
+
+use crate::negotiate::{self, Output};
+use crate::query::Query;
+use crate::registry::{Group, Resource, Snapshot, Version};
+use crate::respond;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The aggregated documents of one registry generation.
+#[derive(Default)]
+pub struct Discovery {
+    cached: Mutex<Option<Arc<Documents>>>,
+}
+
+struct Documents {
+    generation: u64,
+    core: (Bytes, String),
+    groups: (Bytes, String),
+}
+
+/// Answers a discovery path; `None` when `path` is none.
+pub fn serve(
+    discovery: &Discovery,
+    snapshot: &Snapshot,
+    path: &str,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Option<Result<Response, Status>> {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let document = match parts.as_slice() {
+        ["api"] | ["apis"] if wants_aggregated(headers) => {
+            let documents = discovery.documents(snapshot);
+            let (body, etag) = if parts[0] == "api" { &documents.core } else { &documents.groups };
+            return Some(Ok(aggregated(body, etag, headers)));
+        }
+        ["api"] => api_versions(snapshot, headers),
+        ["apis"] => json!({
+            "kind": "APIGroupList", "apiVersion": "v1",
+            "groups": snapshot.groups.iter().filter(|g| !g.name.is_empty()).map(api_group).collect::<Vec<_>>(),
+        }),
+        ["api", version] => resource_list(snapshot.group("")?, version)?,
+        ["apis", group] => {
+            let mut document = json!({"kind": "APIGroup", "apiVersion": "v1"});
+            let group = api_group(snapshot.group(group)?);
+            document.as_object_mut()?.extend(group.as_object()?.clone());
+            document
+        }
+        ["apis", group, version] => resource_list(snapshot.group(group)?, version)?,
+        _ => return None,
+    };
+    Some(negotiate::output(headers, query).map(|output| {
+        let output = Output { transform: negotiate::Transform::None, ..output };
+        let mut response = respond::value(StatusCode::OK, &output, &document);
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        response
+    }))
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    for clause in negotiate::accept_clauses(headers) {
+        match (clause.param("as"), clause.param("g"), clause.param("v")) {
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return true,
+            (None, None, None) => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn aggregated(body: &Bytes, etag: &str, headers: &HeaderMap) -> Response {
+    let unchanged = headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == etag.as_bytes());
+    let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(body.clone()) });
+    if unchanged {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let own = response.headers_mut();
+    own.insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    own.insert(VARY, HeaderValue::from_static("Accept"));
+    own.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    own.insert(ETAG, HeaderValue::from_str(etag).expect("a hash in quotes is a header value"));
+    response
+}
+
+impl Discovery {
+    fn documents(&self, snapshot: &Snapshot) -> Arc<Documents> {
+        let mut cached = self.cached.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(documents) = cached.as_ref().filter(|d| d.generation == snapshot.generation) {
+            return documents.clone();
+        }
+        let (core, groups): (Vec<&Group>, Vec<&Group>) = snapshot.groups.iter().partition(|g| g.name.is_empty());
+        let documents = Arc::new(Documents {
+            generation: snapshot.generation,
+            core: group_discovery_list(&core),
+            groups: group_discovery_list(&groups),
+        });
+        *cached = Some(documents.clone());
+        documents
+    }
+}
+
+fn group_discovery_list(groups: &[&Group]) -> (Bytes, String) {
+    let document = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": groups.iter().map(|group| group_discovery(group)).collect::<Vec<_>>(),
+    });
+    let body = serde_json::to_vec(&document).expect("a JSON tree serializes");
+    let etag = format!("\"{:X}\"", Sha512::digest(&body));
+    (body.into(), etag)
+}
+
+fn group_discovery(group: &Group) -> Value {
+    let metadata = if group.name.is_empty() { json!({}) } else { json!({"name": group.name}) };
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|version| {
+            let resources: Vec<Value> =
+                version.resources.iter().map(|r| resource_discovery(&group.name, &version.version, r)).collect();
+            json!({"version": version.version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn resource_discovery(group: &str, version: &str, resource: &Resource) -> Value {
+    let spec = &resource.spec;
+    let mut entry = Map::new();
+    entry.insert("resource".into(), json!(spec.resource));
+    entry.insert("responseKind".into(), json!({"group": group, "version": version, "kind": spec.kind}));
+    entry.insert("scope".into(), json!(if resource.namespaced() { "Namespaced" } else { "Cluster" }));
+    entry.insert("singularResource".into(), json!(spec.singular));
+    entry.insert("verbs".into(), json!(verbs(&spec.verbs)));
+    if !spec.short_names.is_empty() {
+        entry.insert("shortNames".into(), json!(spec.short_names));
+    }
+    if !spec.categories.is_empty() {
+        entry.insert("categories".into(), json!(spec.categories));
+    }
+    let subresources: Vec<Value> = sorted_subresources(resource)
+        .into_iter()
+        .map(|sub| {
+            let (group, version, kind) = subresource_kind(sub, group, version, &spec.kind);
+            let kind = json!({"group": group, "version": version, "kind": kind});
+            json!({"subresource": sub.name, "responseKind": kind, "verbs": verbs(&sub.verbs)})
+        })
+        .collect();
+    if !subresources.is_empty() {
+        entry.insert("subresources".into(), Value::Array(subresources));
+    }
+    Value::Object(entry)
+}
+
+fn subresource_kind<'a>(
+    sub: &'a SubresourceSpec,
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+) -> (&'a str, &'a str, &'a str) {
+    sub.body.as_ref().map_or((group, version, kind), |(group, version, kind)| (group, version, kind))
+}
+
+fn sorted_subresources(resource: &Resource) -> Vec<&SubresourceSpec> {
+    let mut subresources: Vec<&SubresourceSpec> = resource.spec.subresources.iter().collect();
+    subresources.sort_by(|a, b| a.name.cmp(&b.name));
+    subresources
+}
+
+pub fn verb_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Get => "get",
+        Verb::List => "list",
+        Verb::Watch => "watch",
+        Verb::Create => "create",
+        Verb::Update => "update",
+        Verb::Patch => "patch",
+        Verb::Delete => "delete",
+        Verb::DeleteCollection => "deletecollection",
+    }
+}
+
+fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = verbs.iter().map(|v| verb_name(*v)).collect();
+    names.sort_unstable();
+    names
+}
+
+fn api_versions(snapshot: &Snapshot, headers: &HeaderMap) -> Value {
+    let versions: Vec<&str> =
+        snapshot.group("").map(|group| group.versions.iter().map(|v| v.version.as_str()).collect()).unwrap_or_default();
+    let address = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    json!({
+        "kind": "APIVersions",
+        "versions": versions,
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+    })
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+fn api_group(group: &Group) -> Value {
+    let versions: Vec<Value> = group
+        .versions
+        .iter()
+        .map(|v| json!({"groupVersion": group_version(&group.name, &v.version), "version": v.version}))
+        .collect();
+    json!({"name": group.name, "versions": versions, "preferredVersion": versions.first()})
+}
+
+fn resource_list(group: &Group, version: &str) -> Option<Value> {
+    let version = group.versions.iter().find(|v| v.version == version)?;
+    let resources: Vec<Value> =
+        version.resources.iter().flat_map(|resource| api_resources(group, version, resource)).collect();
+    let group_version = group_version(&group.name, &version.version);
+    Some(if group.name.is_empty() {
+        json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources})
+    } else {
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
+    })
+}
+
+/// A resource and its subresources as plain discovery lists them.
+fn api_resources(group: &Group, version: &Version, resource: &Resource) -> Vec<Value> {
+    let spec = &resource.spec;
+    let mut entry = Map::new();
+    entry.insert("name".into(), json!(spec.resource));
+    entry.insert("singularName".into(), json!(spec.singular));
+    entry.insert("namespaced".into(), json!(resource.namespaced()));
+    entry.insert("kind".into(), json!(spec.kind));
+    entry.insert("verbs".into(), json!(verbs(&spec.verbs)));
+    if !spec.short_names.is_empty() {
+        entry.insert("shortNames".into(), json!(spec.short_names));
+    }
+    if !spec.categories.is_empty() {
+        entry.insert("categories".into(), json!(spec.categories));
+    }
+    if spec.verbs.contains(&Verb::Get) {
+        let hash = Sha256::digest(format!("{}/{}/{}", spec.group, spec.storage_version, spec.kind));
+        entry.insert("storageVersionHash".into(), json!(STANDARD.encode(&hash[..8])));
+    }
+    let mut entries = vec![Value::Object(entry)];
+    for sub in sorted_subresources(resource) {
+        let mut entry = Map::new();
+        let (sub_group, sub_version, kind) = subresource_kind(sub, &group.name, &version.version, &spec.kind);
+        entry.insert("name".into(), json!(format!("{}/{}", spec.resource, sub.name)));
+        entry.insert("singularName".into(), json!(""));
+        entry.insert("namespaced".into(), json!(resource.namespaced()));
+        if (sub_group, sub_version) != (group.name.as_str(), version.version.as_str()) {
+            if !sub_group.is_empty() {
+                entry.insert("group".into(), json!(sub_group));
+            }
+            entry.insert("version".into(), json!(sub_version));
+        }
+        entry.insert("kind".into(), json!(kind));
+        entry.insert("verbs".into(), json!(verbs(&sub.verbs)));
+        entries.push(Value::Object(entry));
+    }
+    entries
+}

@@ -1,0 +1,275 @@
+//! LIST: which state to read (upstream's rules for resourceVersion, its match, limit and continue), which objects of it
+//! are selected, and a body that is written as it is sent, never held whole as a tree.
+
+use axum::body::Body;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use serde::{Deserialize, Serialize};
+use skeg_machinery::status::Status;
+use skeg_storage::StoreError;
+use skeg_storage::cacher::{ListRequest, Read};
+
+use super::Target;
+use super::table::Pieces;
+use crate::cache::Item;
+use crate::negotiate::{self, Media, Output};
+use crate::query::{EXACT, ListOptions, NOT_OLDER_THAN};
+use crate::respond;
+use crate::selection::Selection;
+use crate::write::store_failure;
+
+/// One object of a list: stored JSON and its revision.
+#[derive(Clone)]
+pub struct Entry {
+    pub bytes: Bytes,
+    pub revision: u64,
+}
+
+impl Entry {
+    fn of(item: &Item) -> Entry {
+        Entry { bytes: item.bytes.clone(), revision: item.revision }
+    }
+}
+
+pub struct Page {
+    pub revision: u64,
+    pub entries: Vec<Entry>,
+    pub continue_token: String,
+    pub remaining: Option<u64>,
+}
+
+/// A resourceVersion parameter: `None` when absent.
+pub fn parse_revision(text: &str) -> Result<Option<u64>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Status::bad_request(format!(
+            "invalid resource version: strconv.ParseUint: parsing {}: invalid syntax",
+            skeg_machinery::text::quote(text)
+        ))
+    })
+}
+
+pub async fn serve(target: &Target) -> Result<Response, Status> {
+    let output = target.output()?;
+    let options = ListOptions::from_query(&target.call.query, false)?;
+    let page = collect(target, &options).await?;
+    answer(target, &output, page)
+}
+
+/// The selected objects of the wanted state.
+pub async fn collect(target: &Target, options: &ListOptions) -> Result<Page, Status> {
+    let resource = &target.resource;
+    let selection = Selection::of(resource, options, target.name())?;
+    let prefix = resource.list_prefix(target.namespace());
+    let (read, after) = starting_point(options)?;
+    if let Some(key) = selection.single(&prefix).filter(|_| after.is_none()) {
+        let (item, revision) = resource
+            .cache
+            .cacher
+            .get(key.as_bytes(), read)
+            .await
+            .map_err(|error| store_failure(resource, "list", error))?;
+        let entries = item.iter().filter(|item| selection.matches(item)).map(|item| Entry::of(item)).collect();
+        return Ok(Page { revision, entries, continue_token: String::new(), remaining: None });
+    }
+    let request = ListRequest {
+        prefix: Bytes::copy_from_slice(prefix.as_bytes()),
+        start_after: after.as_ref().map(|after| Bytes::from(format!("{prefix}{after}"))),
+        // From the cache "at any revision" upstream never pages.
+        limit: usize::try_from(options.limit).ok().filter(|limit| *limit > 0 && read != Read::Any),
+        read,
+    };
+    let list = match resource.cache.cacher.list(&request, |item| selection.matches(item)).await {
+        Ok(list) => list,
+        Err(StoreError::Compacted { .. }) if after.is_some() => return Err(expired_continue(after.as_deref())),
+        Err(error) => return Err(store_failure(resource, "list", error)),
+    };
+    let continue_token = match list.items.last() {
+        Some(last) if list.more => {
+            encode_continue(list.revision as i64, &String::from_utf8_lossy(&last.key[prefix.len()..]))
+        }
+        _ => String::new(),
+    };
+    Ok(Page {
+        revision: list.revision,
+        entries: list.items.iter().map(|item| Entry::of(item)).collect(),
+        continue_token,
+        remaining: list.remaining.filter(|_| list.more && selection.is_everything()),
+    })
+}
+
+/// Which state to read, and after which key (relative to the prefix) to go on.
+fn starting_point(options: &ListOptions) -> Result<(Read, Option<String>), Status> {
+    let version = options.resource_version.as_str();
+    if !options.continue_token.is_empty() {
+        if !matches!(version, "" | "0") {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let (revision, after) = decode_continue(&options.continue_token)?;
+        return Ok((revision.map_or(Read::Consistent, Read::Exact), Some(after)));
+    }
+    let read = match (parse_revision(version)?, options.resource_version_match.as_str()) {
+        (None, _) => Read::Consistent,
+        (Some(revision), EXACT) => Read::Exact(revision),
+        (Some(0), _) => Read::Any,
+        (Some(revision), NOT_OLDER_THAN) => Read::AtLeast(revision),
+        // Without a match, a limit asks for exactly this state.
+        (Some(revision), _) if options.limit > 0 => Read::Exact(revision),
+        (Some(revision), _) => Read::AtLeast(revision),
+    };
+    Ok((read, None))
+}
+
+#[derive(Serialize, Deserialize)]
+struct ContinueToken {
+    #[serde(default)]
+    v: String,
+    #[serde(default)]
+    rv: i64,
+    #[serde(default)]
+    start: String,
+}
+
+/// Upstream's token: after `last`, at `revision`; -1 is "whatever is newest".
+fn encode_continue(revision: i64, last: &str) -> String {
+    let token = ContinueToken { v: "meta.k8s.io/v1".into(), rv: revision, start: format!("{last}\0") };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("strings and a number serialize"))
+}
+
+/// The revision to read at (`None`: the newest) and the last key of the page before.
+fn decode_continue(token: &str) -> Result<(Option<u64>, String), Status> {
+    let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| bad(&format!(": {error}")))?;
+    let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|error| bad(&format!(": {error}")))?;
+    if token.v != "meta.k8s.io/v1" {
+        return Err(bad(&format!(": server does not recognize this encoded version {}", token.v)));
+    }
+    if token.rv == 0 {
+        return Err(bad(": incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+    }
+    if token.start.is_empty() {
+        return Err(bad(": encoded start key empty (version meta.k8s.io/v1)"));
+    }
+    let start = token.start.trim_start_matches('/');
+    let climbs = start.split('/').any(|part| matches!(part, "" | "." | ".."));
+    let start = start.strip_suffix('\0').unwrap_or(start);
+    if climbs || start.is_empty() {
+        return Err(bad(&format!(": {}", token.start)));
+    }
+    Ok((u64::try_from(token.rv).ok(), start.to_owned()))
+}
+
+fn expired_continue(after: Option<&str>) -> Status {
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+         without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+         results. Continuing with the provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    status.metadata.continue_token = encode_continue(-1, after.unwrap_or_default());
+    status
+}
+
+/// Bodies are sent in pieces of about this size.
+const CHUNK: usize = 64 * 1024;
+
+/// The list as the client wants it.
+pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, Status> {
+    let pieces = Pieces::of_list(&target.resource, target.version(), output.transform, &page, target.call.server.now());
+    let gzip = negotiate::accepts_gzip(target.headers());
+    if output.media != Media::Json || output.pretty {
+        let mut json = Vec::new();
+        pieces.write_all(&page.entries, &mut json)?;
+        return Ok(respond::json(StatusCode::OK, output, json.into(), gzip));
+    }
+    let size: usize = page.entries.iter().map(|entry| entry.bytes.len()).sum();
+    if size < CHUNK {
+        let mut json = Vec::with_capacity(size + 64 * page.entries.len() + 256);
+        pieces.write_all(&page.entries, &mut json)?;
+        return Ok(respond::json(StatusCode::OK, output, json.into(), gzip));
+    }
+    let compress = gzip && size >= respond::GZIP_FROM;
+    let mut response = Response::new(stream(pieces, page.entries, compress));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(output.media.content_type()));
+    if compress {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
+    Ok(response)
+}
+
+/// Writes the next pieces only when the connection takes them.
+fn stream(pieces: Pieces, entries: Vec<Entry>, compress: bool) -> Body {
+    enum Place {
+        Head,
+        Item(usize),
+        End,
+    }
+    let encoder = compress.then(|| flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1)));
+    let state = (pieces, entries, Place::Head, encoder);
+    let chunks = futures::stream::try_unfold(state, |(pieces, entries, mut place, mut encoder)| async move {
+        let failed = |status: Status| std::io::Error::other(status.message);
+        if matches!(place, Place::End) {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let mut out = Vec::with_capacity(CHUNK + CHUNK / 4);
+        while out.len() < CHUNK && !matches!(place, Place::End) {
+            place = match place {
+                Place::Head => {
+                    out.extend_from_slice(&pieces.head);
+                    Place::Item(0)
+                }
+                Place::Item(i) if i < entries.len() => {
+                    if i > 0 {
+                        out.push(b',');
+                    }
+                    pieces.write(&entries[i], &mut out).map_err(failed)?;
+                    Place::Item(i + 1)
+                }
+                Place::Item(_) | Place::End => {
+                    out.extend_from_slice(b"]}\n");
+                    Place::End
+                }
+            };
+        }
+        if let Some(gzip) = &mut encoder {
+            use std::io::Write;
+            gzip.write_all(&out)?;
+            if matches!(place, Place::End) {
+                gzip.try_finish()?;
+            }
+            out = std::mem::take(gzip.get_mut());
+        }
+        Ok(Some((Bytes::from(out), (pieces, entries, place, encoder))))
+    });
+    Body::from_stream(chunks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_continue_token_comes_back_as_it_was() {
+        let token = encode_continue(7, "default/a");
+        assert_eq!(decode_continue(&token).unwrap(), (Some(7), "default/a".to_owned()));
+        assert_eq!(decode_continue(&encode_continue(-1, "a")).unwrap(), (None, "a".to_owned()));
+    }
+
+    #[test]
+    fn a_continue_token_cannot_climb_out_of_its_prefix() {
+        for start in ["../secrets/x", "a/../../b", "", "/"] {
+            let token = URL_SAFE_NO_PAD.encode(format!(r#"{{"v":"meta.k8s.io/v1","rv":7,"start":"{start}"}}"#));
+            assert_eq!(decode_continue(&token).unwrap_err().code, 400, "{start}");
+        }
+        assert_eq!(decode_continue("!").unwrap_err().code, 400);
+    }
+}

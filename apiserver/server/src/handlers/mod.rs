@@ -1,0 +1,282 @@
+//! From an authorized request to its answer: finds the resource and calls the handler of the verb. The handlers read
+//! HTTP and write HTTP; what they do to objects is in `write` and `cache`.
+
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+use skeg_catalog::spec::{Subresource, SubresourceSpec, Verb, VersionSpec};
+use skeg_machinery::status::{Status, StatusDetails};
+
+use crate::negotiate::{self, Output};
+use crate::object::{self, Stored};
+use crate::query::{Query, WriteParameters};
+use crate::registry::Resource;
+use crate::request::{RequestInfo, UserInfo};
+use crate::respond;
+use crate::server::Server;
+use crate::special::SpecialRequest;
+use crate::write::Write;
+
+mod changes;
+pub mod list;
+mod read;
+mod scale;
+pub mod special;
+mod table;
+pub mod watch;
+
+/// One request on its way through the handlers.
+pub struct Call {
+    pub server: Arc<Server>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub user: UserInfo,
+    pub parts: Parts,
+    /// Behind a lock only so that handlers can share the call between threads.
+    pub body: Mutex<Body>,
+    pub warnings: Arc<Mutex<Vec<String>>>,
+}
+
+/// A call about a resource that is served.
+pub struct Target {
+    pub call: Call,
+    pub resource: Arc<Resource>,
+    version: usize,
+}
+
+pub async fn dispatch(call: Call) -> Result<Response, Status> {
+    if !call.info.is_resource_request {
+        return non_resource(call).await;
+    }
+    let info = &call.info;
+    let Some(resource) = call.server.registry.find(&info.api_group, &info.resource) else { return Err(no_such_path()) };
+    let Some(version) = resource.spec.versions.iter().position(|v| v.version == info.api_version) else {
+        return Err(no_such_path());
+    };
+    let named_scope = resource.namespaced() || is_namespaces(&resource);
+    if !info.namespace.is_empty() && !named_scope {
+        return Err(no_such_path());
+    }
+    if let Some(text) = &resource.spec.versions[version].deprecation_warning {
+        call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(text.to_string());
+    }
+    let key = (info.api_group.clone(), info.resource.clone(), info.subresource.clone());
+    if let Some(handler) = call.server.chain().specials.get(&key).cloned() {
+        check_verb(&call, &resource)?;
+        let request = SpecialRequest {
+            info: call.info,
+            user: call.user,
+            request: Request::from_parts(call.parts, into_body(call.body)),
+            resources: call.server.resources(),
+            server: call.server,
+            warnings: call.warnings,
+        };
+        return handler.handle(request).await;
+    }
+    let target = Target { call, resource, version };
+    target.serve().await
+}
+
+fn into_body(body: Mutex<Body>) -> Body {
+    body.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn is_namespaces(resource: &Resource) -> bool {
+    resource.spec.group.is_empty() && resource.spec.resource == "namespaces"
+}
+
+/// 404 as upstream words it for a path under /api or /apis that nothing serves.
+pub fn no_such_path() -> Status {
+    let mut status = Status::failure(404, "NotFound", "the server could not find the requested resource");
+    status.details = Some(StatusDetails::default());
+    status
+}
+
+async fn non_resource(call: Call) -> Result<Response, Status> {
+    let path = call.info.path.trim_end_matches('/');
+    let path = if path.is_empty() { "/" } else { path };
+    if let Some(handler) = call.server.chain().paths.get(path).cloned() {
+        return handler.handle(Request::from_parts(call.parts, into_body(call.body))).await;
+    }
+    let headers = &call.parts.headers;
+    if let Some(response) = crate::health::serve(&call.server, path, &call.query).await {
+        return Ok(response);
+    }
+    let snapshot = call.server.registry.snapshot();
+    if let Some(response) = crate::openapi::serve(&call.server.openapi, &snapshot, path, headers, &call.query) {
+        return response;
+    }
+    if let Some(response) = crate::discovery::serve(&call.server.discovery, &snapshot, path, headers, &call.query) {
+        if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+            return Err(method_not_allowed());
+        }
+        return response;
+    }
+    Ok(respond::plain(StatusCode::NOT_FOUND, "404 page not found\n"))
+}
+
+pub fn method_not_allowed() -> Status {
+    let mut status =
+        Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
+    status.details = Some(StatusDetails::default());
+    status
+}
+
+fn verb_of(verb: &str) -> Option<Verb> {
+    Some(match verb {
+        "get" => Verb::Get,
+        "list" => Verb::List,
+        "watch" => Verb::Watch,
+        "create" => Verb::Create,
+        "update" => Verb::Update,
+        "patch" => Verb::Patch,
+        "delete" => Verb::Delete,
+        "deletecollection" => Verb::DeleteCollection,
+        _ => return None,
+    })
+}
+
+fn check_verb(call: &Call, resource: &Resource) -> Result<Verb, Status> {
+    let verb = verb_of(&call.info.verb).ok_or_else(method_not_allowed)?;
+    let served = if call.info.subresource.is_empty() {
+        resource.allows(verb)
+    } else {
+        resource.subresource(&call.info.subresource).ok_or_else(no_such_path)?.verbs.contains(&verb)
+    };
+    if served { Ok(verb) } else { Err(method_not_allowed()) }
+}
+
+impl Target {
+    pub fn version(&self) -> &VersionSpec {
+        &self.resource.spec.versions[self.version]
+    }
+
+    pub fn headers(&self) -> &HeaderMap {
+        &self.call.parts.headers
+    }
+
+    /// The namespace of the objects; none for namespaces themselves.
+    pub fn namespace(&self) -> &str {
+        if self.resource.namespaced() { &self.call.info.namespace } else { "" }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.call.info.name
+    }
+
+    fn subresource(&self) -> Option<&SubresourceSpec> {
+        self.resource.subresource(&self.call.info.subresource)
+    }
+
+    pub fn output(&self) -> Result<Output, Status> {
+        negotiate::output(self.headers(), &self.call.query)
+    }
+
+    async fn serve(mut self) -> Result<Response, Status> {
+        let verb = check_verb(&self.call, &self.resource)?;
+        let by_name = !self.call.info.name.is_empty();
+        if by_name
+            && self.resource.namespaced()
+            && self.namespace().is_empty()
+            && verb != Verb::List
+            && verb != Verb::Watch
+        {
+            return Err(no_such_path());
+        }
+        match self.subresource().map(|s| &s.behaviour) {
+            Some(Subresource::Scale { .. }) => return scale::serve(&mut self, verb).await,
+            Some(Subresource::Special) => return Err(no_such_path()),
+            Some(Subresource::Update(_)) | None => {}
+        }
+        match verb {
+            Verb::Get if crate::query::go_bool(self.call.query.get("watch")) => watch::serve(&self).await,
+            Verb::Get => read::get(&self).await,
+            Verb::List => list::serve(&self).await,
+            Verb::Watch => watch::serve(&self).await,
+            Verb::Create if by_name && self.subresource().is_none() => Err(method_not_allowed()),
+            Verb::Create if self.resource.namespaced() && self.namespace().is_empty() => Err(method_not_allowed()),
+            Verb::Create => changes::create(&mut self).await,
+            Verb::Update => changes::update(&mut self).await,
+            Verb::Patch => changes::patch(&mut self).await,
+            Verb::Delete => changes::delete(&mut self).await,
+            Verb::DeleteCollection => changes::delete_collection(&mut self).await,
+        }
+    }
+
+    /// The whole body, within the limit.
+    pub async fn body(&mut self) -> Result<Bytes, Status> {
+        let body = std::mem::take(self.call.body.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        read_body(self.headers(), body, self.call.server.limits.body).await
+    }
+
+    /// The write path's view of this call. `name` is empty for a create.
+    pub fn write<'a>(&'a self, name: &'a str, parameters: &'a WriteParameters) -> Write<'a> {
+        Write {
+            server: &self.call.server,
+            resource: &self.resource,
+            version: self.version(),
+            subresource: self.subresource(),
+            seen_as: "",
+            namespace: self.namespace(),
+            name,
+            user: &self.call.user,
+            manager: manager(&parameters.field_manager, self.headers()),
+            parameters,
+            warnings: &self.call.warnings,
+        }
+    }
+
+    /// Decodes a body as the resource's own kind, defaulted.
+    pub fn decode(&self, body: Bytes, parameters: &WriteParameters) -> Result<Value, Status> {
+        let json = object::body_json(body, negotiate::input(self.headers())?)?;
+        let mut warnings = Vec::new();
+        let version = self.version();
+        let kind = self.resource.kind(&version.version);
+        let mut value = object::decode_body(&json, &kind, &version.schema, parameters.field_validation, &mut warnings)?;
+        self.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
+        self.resource.default(version, &mut value);
+        Ok(value)
+    }
+
+    /// The answer that holds a stored object.
+    pub fn answer(&self, code: StatusCode, output: &Output, stored: &Stored) -> Result<Response, Status> {
+        let json = object::render_stored(&self.resource, self.version(), stored)?;
+        self.answer_json(code, output, json)
+    }
+
+    /// The answer that holds one object, given as JSON of the request's version.
+    pub fn answer_json(&self, code: StatusCode, output: &Output, json: Bytes) -> Result<Response, Status> {
+        let json =
+            table::transform_one(&self.resource, self.version(), output.transform, json, self.call.server.now())?;
+        Ok(respond::json(code, output, json, negotiate::accepts_gzip(self.headers())))
+    }
+}
+
+/// A field manager: as named, or the program of the User-Agent.
+fn manager(named: &str, headers: &HeaderMap) -> String {
+    if !named.is_empty() {
+        return named.to_owned();
+    }
+    let agent = headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    agent.split('/').next().unwrap_or("").chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+pub async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Status> {
+    let too_large = || Status::request_entity_too_large(format!("limit is {limit}"));
+    let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
+        Err(error) => Err(Status::bad_request(format!("unable to read the body: {error}"))),
+    }
+}

@@ -1,0 +1,39 @@
+//! GET of one object or of an Update subresource, which shows its parent.
+
+use axum::response::Response;
+use http::StatusCode;
+use skeg_machinery::status::Status;
+use skeg_storage::cacher::Read;
+
+use super::Target;
+use super::list::parse_revision;
+use crate::write::store_failure;
+
+pub async fn get(target: &Target) -> Result<Response, Status> {
+    let output = target.output()?;
+    let resource = &target.resource;
+    let key = resource.key(target.namespace(), target.name());
+    let found = match parse_revision(target.call.query.get("resourceVersion").unwrap_or(""))? {
+        None => {
+            let (found, _) = target
+                .call
+                .server
+                .store
+                .get(key.as_bytes(), None)
+                .await
+                .map_err(|error| store_failure(resource, "get", error))?;
+            found.map(|kv| (kv.value, kv.mod_revision))
+        }
+        Some(revision) => {
+            let read = if revision == 0 { Read::Any } else { Read::AtLeast(revision) };
+            let found = resource.cache.cacher.get(key.as_bytes(), read).await;
+            let (found, _) = found.map_err(|error| store_failure(resource, "get", error))?;
+            found.map(|item| (item.bytes.clone(), item.object.revision))
+        }
+    };
+    let Some((bytes, revision)) = found else {
+        return Err(Status::not_found(&resource.group_resource, target.name()));
+    };
+    let json = resource.render(target.version(), &bytes, revision)?;
+    target.answer_json(StatusCode::OK, &output, json)
+}

@@ -1,0 +1,186 @@
+//! The scale subresource: autoscaling/v1 Scale read from and written to paths of its parent.
+
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+use skeg_catalog::spec::{Subresource, Verb};
+use skeg_machinery::field::{self, Path};
+use skeg_machinery::gvk::{GroupKind, GroupVersionKind};
+use skeg_machinery::labels;
+use skeg_machinery::meta;
+use skeg_machinery::schema::{Schema, TypeRef};
+use skeg_machinery::status::Status;
+
+use super::{Target, method_not_allowed};
+use crate::negotiate::{self, Output, Transform};
+use crate::object;
+use crate::query::{WriteKind, WriteParameters};
+use crate::respond;
+use crate::write::patch::Patch;
+use crate::write::store_failure;
+use crate::write::update::Change;
+
+const KIND: GroupVersionKind = GroupVersionKind::from_static("autoscaling", "v1", "Scale");
+
+struct Paths<'a> {
+    spec: &'a str,
+    status: &'a str,
+    selector: Option<&'a str>,
+}
+
+pub async fn serve(target: &mut Target, verb: Verb) -> Result<Response, Status> {
+    match verb {
+        Verb::Get => {
+            let parent = read_parent(target).await?;
+            answer(target, &parent)
+        }
+        Verb::Update | Verb::Patch => write(target, verb).await,
+        _ => Err(method_not_allowed()),
+    }
+}
+
+fn scale_type() -> Result<TypeRef, Status> {
+    Schema::kubernetes().lookup(&KIND).ok_or_else(|| Status::internal_error("the schema has no autoscaling/v1 Scale"))
+}
+
+fn paths(target: &Target) -> Result<Paths<'_>, Status> {
+    match target.resource.subresource("scale").map(|s| &s.behaviour) {
+        Some(Subresource::Scale { spec_replicas, status_replicas, selector }) => Ok(Paths {
+            spec: spec_replicas.trim_start_matches('.'),
+            status: status_replicas.trim_start_matches('.'),
+            selector: selector.as_deref().map(|path| path.trim_start_matches('.')),
+        }),
+        _ => Err(super::no_such_path()),
+    }
+}
+
+async fn read_parent(target: &Target) -> Result<Value, Status> {
+    let resource = &target.resource;
+    let key = resource.key(target.namespace(), target.name());
+    let (found, _) = target
+        .call
+        .server
+        .store
+        .get(key.as_bytes(), None)
+        .await
+        .map_err(|error| store_failure(resource, "get", error))?;
+    let found = found.ok_or_else(|| Status::not_found(&resource.group_resource, target.name()))?;
+    resource.tree(target.version(), &found.value, found.mod_revision)
+}
+
+fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
+    path.split('.').try_fold(object, |value, key| value.get(key))
+}
+
+fn set_at(object: &mut Value, path: &str, value: Value) {
+    let keys: Vec<&str> = path.split('.').collect();
+    meta::set(object, &keys, value);
+}
+
+/// The Scale that a parent shows.
+fn scale_of(parent: &Value, paths: &Paths<'_>) -> Value {
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = meta::get(parent, &["metadata", field]) {
+            metadata[field] = value.clone();
+        }
+    }
+    let count = |path: &str| at(parent, path).and_then(Value::as_i64).unwrap_or(0);
+    let mut status = json!({"replicas": count(paths.status)});
+    if let Some(selector) = paths.selector.and_then(|path| at(parent, path)) {
+        status["selector"] = json!(selector_text(selector));
+    }
+    let mut spec = json!({});
+    if count(paths.spec) != 0 {
+        spec["replicas"] = json!(count(paths.spec));
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// A LabelSelector, a plain map of labels or a string, as the text that selects the same.
+fn selector_text(selector: &Value) -> String {
+    match selector {
+        Value::String(text) => text.clone(),
+        Value::Object(map) if map.contains_key("matchLabels") || map.contains_key("matchExpressions") => {
+            labels::Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default()
+        }
+        Value::Object(map) => labels::Selector::from_set(map).to_string(),
+        _ => String::new(),
+    }
+}
+
+fn answer(target: &Target, parent: &Value) -> Result<Response, Status> {
+    let output = Output { transform: Transform::None, ..target.output()? };
+    Ok(respond::value(StatusCode::OK, &output, &scale_of(parent, &paths(target)?)))
+}
+
+async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
+    let kind = if verb == Verb::Patch { WriteKind::Patch } else { WriteKind::Update };
+    let parameters = WriteParameters::from_query(&target.call.query, kind)?;
+    let content_type = negotiate::content_type(target.headers()).to_owned();
+    let body = target.body().await?;
+    let ty = scale_type()?;
+    let mut warnings = Vec::new();
+    let sent = match verb {
+        Verb::Patch => {
+            let parent = read_parent(target).await?;
+            let current = scale_of(&parent, &paths(target)?);
+            let patch = Patch::read(&content_type, body, target.resource.custom)?;
+            let (mut patched, found) = patch.patched(&current, &ty, parameters.field_validation)?;
+            warnings = found;
+            // A patch that names no resourceVersion is about whatever is newest.
+            if meta::resource_version(&patched) == meta::resource_version(&parent) {
+                meta::remove(&mut patched, &["metadata", "resourceVersion"]);
+            }
+            patched
+        }
+        _ => {
+            let json = object::body_json(body, negotiate::input(target.headers())?)?;
+            object::decode_body(&json, &KIND, &ty, parameters.field_validation, &mut warnings)?
+        }
+    };
+    target.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
+    let replicas = check(target, &sent)?;
+    let change = parent_change(target, &sent, replicas).await?;
+    let mut write = target.write(target.name(), &parameters);
+    write.subresource = None;
+    write.seen_as = "scale";
+    let updated = write.update(&change).await?;
+    let parent = target.resource.from_storage(target.version(), updated.stored.value)?;
+    answer(target, &parent)
+}
+
+/// The replicas asked for; 422 for a negative number.
+fn check(target: &Target, scale: &Value) -> Result<i64, Status> {
+    let name = meta::name(scale);
+    if !name.is_empty() && name != target.name() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name()
+        )));
+    }
+    let replicas = meta::i64_at(scale, &["spec", "replicas"]).unwrap_or(0);
+    if replicas < 0 {
+        let error =
+            field::Error::invalid(&Path::new("spec").child("replicas"), replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid(
+            &GroupKind::from_static("autoscaling", "Scale"),
+            target.name(),
+            &vec![error].into(),
+        ));
+    }
+    Ok(replicas)
+}
+
+/// The parent's update: a patch of one field, bound to the versions that the Scale names.
+async fn parent_change(target: &Target, scale: &Value, replicas: i64) -> Result<Change, Status> {
+    let mut patch = json!({});
+    set_at(&mut patch, paths(target)?.spec, json!(replicas));
+    for field in ["resourceVersion", "uid"] {
+        if let Some(value) = meta::get(scale, &["metadata", field]).filter(|v| v.as_str() != Some("")) {
+            meta::set(&mut patch, &["metadata", field], value.clone());
+        }
+    }
+    let bytes = serde_json::to_vec(&patch).expect("a JSON tree serializes");
+    Ok(Change::Patch(Patch::Merge(bytes.into())))
+}

@@ -1,0 +1,217 @@
+//! Objects as tables and as partial metadata, one at a time: the pieces that lists, single answers and watch events are
+//! written from.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use skeg_catalog::spec::VersionSpec;
+use skeg_machinery::status::Status;
+
+use super::list::{Entry, Page};
+use crate::negotiate::{Include, Transform};
+use crate::object;
+use crate::registry::Resource;
+use std::sync::Arc;
+
+/// How to write a list: the head, each item, and `]}`.
+pub struct Pieces {
+    pub head: Vec<u8>,
+    resource: Arc<Resource>,
+    version: String,
+    transform: Transform,
+    now: DateTime<Utc>,
+    /// What items of a built-in type start with and lists leave out.
+    kind_prefix: Vec<u8>,
+}
+
+pub fn meta_version(beta: bool) -> &'static str {
+    if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+}
+
+impl Pieces {
+    pub fn of_list(
+        resource: &Arc<Resource>,
+        version: &VersionSpec,
+        transform: Transform,
+        page: &Page,
+        now: DateTime<Utc>,
+    ) -> Pieces {
+        let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+        if !page.continue_token.is_empty() {
+            metadata["continue"] = json!(page.continue_token);
+        }
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+        let api_version = resource.kind(&version.version).api_version().to_string();
+        let head = match transform {
+            Transform::None if resource.custom => json!({"apiVersion": api_version, "items": []
+                , "kind": resource.spec.list_kind, "metadata": metadata}),
+            Transform::None => {
+                json!({"kind": resource.spec.list_kind, "apiVersion": api_version, "metadata": metadata})
+            }
+            Transform::Partial { beta } => {
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": meta_version(beta), "metadata": metadata})
+            }
+            Transform::Table { beta, .. } => json!({
+                "kind": "Table",
+                "apiVersion": meta_version(beta),
+                "metadata": metadata,
+                "columnDefinitions": resource.spec.columns.definitions(),
+            }),
+        };
+        let items = if matches!(transform, Transform::Table { .. }) { "rows" } else { "items" };
+        Pieces {
+            head: open_list(head, items),
+            kind_prefix: kind_prefix(resource, &api_version),
+            resource: resource.clone(),
+            version: version.version.to_string(),
+            transform,
+            now,
+        }
+    }
+
+    fn version(&self) -> &VersionSpec {
+        self.resource.version(&self.version).expect("pieces are made for a served version")
+    }
+
+    pub fn write(&self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Status> {
+        match self.transform {
+            Transform::None => {
+                let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
+                match json.strip_prefix(self.kind_prefix.as_slice()).filter(|_| !self.resource.custom) {
+                    Some(rest) => {
+                        out.push(b'{');
+                        out.extend_from_slice(rest);
+                    }
+                    None => out.extend_from_slice(&json),
+                }
+            }
+            Transform::Partial { beta } => {
+                let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
+                write_partial(&json, beta, out)?;
+            }
+            Transform::Table { beta, include } => {
+                let tree = object::decode_stored(&entry.bytes, entry.revision)?;
+                let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
+                self.resource.write_row(&tree, &json, include, beta, self.now, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn write_all(&self, entries: &[Entry], out: &mut Vec<u8>) -> Result<(), Status> {
+        out.extend_from_slice(&self.head);
+        for (i, entry) in entries.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            self.write(entry, out)?;
+        }
+        out.extend_from_slice(b"]}");
+        Ok(())
+    }
+}
+
+/// The JSON of `head` without its closing brace, and the start of the named list.
+fn open_list(mut head: Value, items: &str) -> Vec<u8> {
+    if let Value::Object(map) = &mut head {
+        map.shift_remove("items");
+    }
+    let mut out = serde_json::to_vec(&head).expect("a JSON tree serializes");
+    out.pop();
+    out.extend_from_slice(format!(",\"{items}\":[").as_bytes());
+    out
+}
+
+fn kind_prefix(resource: &Resource, api_version: &str) -> Vec<u8> {
+    format!("{{\"kind\":\"{}\",\"apiVersion\":\"{api_version}\",", resource.spec.kind).into_bytes()
+}
+
+#[derive(Deserialize)]
+struct OnlyMetadata<'a> {
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+/// PartialObjectMetadata from the JSON of an object, its metadata copied as it is.
+pub fn write_partial(json: &[u8], beta: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+    let only: OnlyMetadata<'_> = serde_json::from_slice(json).map_err(Status::internal_error)?;
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(meta_version(beta).as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(only.metadata.map_or("{}", RawValue::get).as_bytes());
+    out.push(b'}');
+    Ok(())
+}
+
+impl Resource {
+    /// One row: cells of the storage version's `tree`, and as much of `json` as `include` says.
+    pub fn write_row(
+        &self,
+        tree: &Value,
+        json: &[u8],
+        include: Include,
+        beta: bool,
+        now: DateTime<Utc>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        let cells = self.spec.columns.cells(tree, now);
+        out.extend_from_slice(b"{\"cells\":");
+        serde_json::to_writer(&mut *out, &cells).map_err(Status::internal_error)?;
+        out.extend_from_slice(b",\"object\":");
+        match include {
+            Include::None => out.extend_from_slice(b"null"),
+            Include::Metadata => write_partial(json, beta, out)?,
+            Include::Object => out.extend_from_slice(json),
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// A whole Table around one object. `definitions` only where the client has not had them.
+pub fn write_table(
+    resource: &Resource,
+    tree: &Value,
+    json: &[u8],
+    (beta, include): (bool, Include),
+    definitions: bool,
+    now: DateTime<Utc>,
+    out: &mut Vec<u8>,
+) -> Result<(), Status> {
+    let columns = if definitions { json!(resource.spec.columns.definitions()) } else { Value::Null };
+    let head = json!({
+        "kind": "Table",
+        "apiVersion": meta_version(beta),
+        "metadata": {"resourceVersion": skeg_machinery::meta::resource_version(tree)},
+        "columnDefinitions": columns,
+    });
+    out.extend_from_slice(&open_list(head, "rows"));
+    resource.write_row(tree, json, include, beta, now, out)?;
+    out.extend_from_slice(b"]}");
+    Ok(())
+}
+
+/// One object's JSON in what `transform` asks for.
+pub fn transform_one(
+    resource: &Resource,
+    version: &VersionSpec,
+    transform: Transform,
+    json: Bytes,
+    now: DateTime<Utc>,
+) -> Result<Bytes, Status> {
+    let mut out = Vec::new();
+    match transform {
+        Transform::None => return Ok(json),
+        Transform::Partial { beta } => write_partial(&json, beta, &mut out)?,
+        Transform::Table { beta, include } => {
+            let seen: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
+            let tree = resource.to_storage(version, seen)?;
+            write_table(resource, &tree, &json, (beta, include), true, now, &mut out)?;
+        }
+    }
+    Ok(out.into())
+}

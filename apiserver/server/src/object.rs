@@ -1,0 +1,176 @@
+//! One object between its forms: a body, a tree of the request's version, a tree of the storage version, stored bytes,
+//! and the JSON that a client reads. Decides nothing about whether it may be stored.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use skeg_catalog::spec::VersionSpec;
+use skeg_machinery::codec::json::{self as codec, FieldValidation as CodecValidation, Limits};
+use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
+use skeg_machinery::schema::TypeRef;
+use skeg_machinery::status::Status;
+use skeg_machinery::{header, meta};
+
+use crate::negotiate::Media;
+use crate::query::FieldValidation;
+use crate::registry::Resource;
+
+/// An object as it is in the store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// In the storage version, with `metadata.resourceVersion`.
+    pub value: Value,
+    /// The stored JSON, without it.
+    pub bytes: Bytes,
+    /// 0 for what a dry run did not store.
+    pub revision: u64,
+}
+
+/// The body of a write as JSON; YAML is turned into it.
+pub fn body_json(body: Bytes, media: Media) -> Result<Bytes, Status> {
+    match media {
+        Media::Json => Ok(body),
+        Media::Yaml => {
+            let tree: Value = serde_yaml_ng::from_slice(&body)
+                .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+            Ok(serde_json::to_vec(&tree).expect("a JSON tree serializes").into())
+        }
+    }
+}
+
+pub fn codec_validation(validation: FieldValidation) -> CodecValidation {
+    match validation {
+        FieldValidation::Ignore => CodecValidation::Ignore,
+        FieldValidation::Warn => CodecValidation::Warn,
+        FieldValidation::Strict => CodecValidation::Strict,
+    }
+}
+
+/// Decodes a body that must be `kind` (or say nothing about its kind); strict problems under Warn go to `warnings`.
+pub fn decode_body(
+    body: &[u8],
+    kind: &GroupVersionKind,
+    ty: &TypeRef,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    let version = kind.api_version();
+    let (body_version, body_kind) = codec::interpret(body).map_err(|error| error.to_status(None, &kind.kind, body))?;
+    if !body_version.is_empty() && body_version != version {
+        let sent = GroupVersion::parse(&body_version).map(|gv| gv.to_string()).unwrap_or(body_version);
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({sent}) does not match the expected API version ({})",
+            kind.group_version()
+        )));
+    }
+    if !body_kind.is_empty() && body_kind != kind.kind {
+        return Err(Status::bad_request(format!(
+            "{body_kind} in version {:?} cannot be handled as a {}: converting ({body_kind}) to ({}): unknown conversion",
+            kind.version, kind.kind, kind.kind
+        )));
+    }
+    let decoded = codec::decode(body, ty, codec_validation(validation), Limits::default())
+        .map_err(|error| error.to_status(Some(kind), &kind.kind, body))?;
+    warnings.extend(decoded.warnings);
+    let mut value = decoded.value;
+    set_kind(&mut value, kind);
+    Ok(value)
+}
+
+pub fn set_kind(value: &mut Value, kind: &GroupVersionKind) {
+    if let Value::Object(map) = value {
+        map.insert("kind".into(), Value::String(kind.kind.to_string()));
+        map.insert("apiVersion".into(), Value::String(kind.api_version().to_string()));
+    }
+}
+
+/// A tree from stored JSON, with its resourceVersion.
+pub fn decode_stored(bytes: &[u8], revision: u64) -> Result<Value, Status> {
+    let mut value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Status::internal_error(format!("unable to decode a stored object: {error}")))?;
+    meta::set_resource_version(&mut value, &revision.to_string());
+    Ok(value)
+}
+
+/// What is stored of a tree in the storage version: Go's field order, no resourceVersion.
+pub fn encode_stored(resource: &Resource, value: &Value) -> Bytes {
+    let ty = &resource.storage_version().schema;
+    if meta::resource_version(value).is_empty() {
+        return codec::encode(value, ty);
+    }
+    let mut bare = value.clone();
+    meta::remove(&mut bare, &["metadata", "resourceVersion"]);
+    codec::encode(&bare, ty)
+}
+
+impl Resource {
+    /// A tree of a served version in the storage version.
+    pub fn to_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
+        self.converted(version.conversion.as_ref().map(|c| &c.to_storage), &self.spec.storage_version, version, value)
+    }
+
+    /// A tree of the storage version in a served version, with that version's defaults.
+    pub fn from_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
+        if version.version == self.spec.storage_version {
+            return Ok(value);
+        }
+        let conversion = version.conversion.as_ref().map(|c| &c.from_storage);
+        let mut value = self.converted(conversion, &version.version, version, value)?;
+        self.default(version, &mut value);
+        Ok(value)
+    }
+
+    fn converted(
+        &self,
+        conversion: Option<&std::sync::Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>>,
+        target: &str,
+        served: &VersionSpec,
+        value: Value,
+    ) -> Result<Value, Status> {
+        if served.version == self.spec.storage_version {
+            return Ok(value);
+        }
+        let mut value = match conversion {
+            Some(convert) => convert(value).map_err(|cause| {
+                Status::internal_error(format!("unable to convert {} to {target}: {cause}", self.spec.kind))
+            })?,
+            None => value,
+        };
+        set_kind(&mut value, &self.kind(target));
+        Ok(value)
+    }
+
+    /// The defaults of a served version, as every decode of a body runs them.
+    pub fn default(&self, version: &VersionSpec, value: &mut Value) {
+        skeg_machinery::codec::default::apply(value, &version.schema);
+        self.spec.strategy.default(&version.version, value);
+    }
+
+    /// What a client of `version` reads: finished JSON.
+    pub fn render(&self, version: &VersionSpec, bytes: &[u8], revision: u64) -> Result<Bytes, Status> {
+        if version.version == self.spec.storage_version {
+            return Ok(header::splice_resource_version(bytes, revision));
+        }
+        let value = self.from_storage(version, decode_stored(bytes, revision)?)?;
+        Ok(codec::encode(&value, &version.schema))
+    }
+
+    /// A tree of `version` for what needs one: tables, partial metadata, patches.
+    pub fn tree(&self, version: &VersionSpec, bytes: &[u8], revision: u64) -> Result<Value, Status> {
+        self.from_storage(version, decode_stored(bytes, revision)?)
+    }
+}
+
+/// The answer to a write: what was stored, in the version that the client speaks.
+pub fn render_stored(resource: &Resource, version: &VersionSpec, stored: &Stored) -> Result<Bytes, Status> {
+    if stored.revision == 0 {
+        // A dry run: the tree may still carry the resourceVersion of the live object, as upstream answers it.
+        let value = resource.from_storage(version, stored.value.clone())?;
+        return Ok(codec::encode(&value, &version.schema));
+    }
+    resource.render(version, &stored.bytes, stored.revision)
+}
+
+/// The metadata of `value`, made when it is missing.
+pub fn metadata(value: &mut Value) -> &mut Map<String, Value> {
+    meta::metadata_mut(value)
+}

@@ -1,0 +1,86 @@
+//! Answers: a Status, an object, bytes. The one place where an error becomes an HTTP response.
+
+use std::io::Write;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use skeg_machinery::status::Status;
+
+use crate::negotiate::{Media, Output};
+
+/// Bodies below this stay uncompressed (upstream's threshold).
+pub const GZIP_FROM: usize = 128 * 1024;
+
+/// A Status as an answer, with its code and Retry-After.
+pub fn status(status: &Status, output: &Output) -> Response {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = bytes(code, output.media, encode_json(status.to_json().into(), output));
+    if let Some(seconds) = status.retry_after_seconds() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// An object that was made here and has no schema to follow.
+pub fn value(code: StatusCode, output: &Output, object: &impl Serialize) -> Response {
+    let json = serde_json::to_vec(object).expect("a JSON tree serializes");
+    bytes(code, output.media, encode_json(json.into(), output))
+}
+
+/// Finished JSON in the wanted representation.
+pub fn json(code: StatusCode, output: &Output, json: Bytes, gzip: bool) -> Response {
+    let body = encode_json(json, output);
+    if gzip && body.len() >= GZIP_FROM {
+        let mut response = bytes(code, output.media, compress(&body));
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        return response;
+    }
+    bytes(code, output.media, body)
+}
+
+fn compress(body: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::new(1));
+    encoder.write_all(body).expect("a Vec takes everything");
+    encoder.finish().expect("a Vec takes everything").into()
+}
+
+fn bytes(code: StatusCode, media: Media, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
+    response
+}
+
+/// JSON to what `output` wants: itself with a newline, indented, or YAML.
+pub fn encode_json(json: Bytes, output: &Output) -> Bytes {
+    if output.media == Media::Json && !output.pretty {
+        return match json.try_into_mut() {
+            Ok(mut own) => {
+                own.extend_from_slice(b"\n");
+                own.freeze()
+            }
+            Err(shared) => [&shared[..], b"\n"].concat().into(),
+        };
+    }
+    let tree: Value = serde_json::from_slice(&json).expect("what the server encodes is JSON");
+    let text = match output.media {
+        Media::Json => serde_json::to_string_pretty(&tree).map_err(|error| error.to_string()),
+        Media::Yaml => serde_yaml_ng::to_string(&tree).map_err(|error| error.to_string()),
+    };
+    text.expect("a JSON tree serializes").into()
+}
+
+pub fn plain(code: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = Response::new(text.into());
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

@@ -1,0 +1,335 @@
+//! The server itself: what it is made of, and the way of a request through it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, Method, Request};
+use skeg_catalog::spec::ResourceSpec;
+use skeg_machinery::status::Status;
+use skeg_storage::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::admission::Plugin;
+use crate::authn::{RequestAuthenticator, impersonation};
+use crate::authz::{Authorizer, Decision, forbidden};
+use crate::discovery::Discovery;
+use crate::handlers;
+use crate::metrics::Metrics;
+use crate::negotiate;
+use crate::openapi::OpenApi;
+use crate::query::Query;
+use crate::registry::Registry;
+use crate::request::{RequestInfo, UserInfo};
+use crate::resource_access::Access;
+use crate::resources::Resources;
+use crate::respond;
+use crate::special::SpecialHandler;
+
+/// What a request of our own process carries instead of credentials.
+#[derive(Clone, Debug)]
+pub struct LocalUser(pub UserInfo);
+
+/// How much is served at once and for how long (upstream's defaults).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub body: usize,
+    pub read_in_flight: usize,
+    pub write_in_flight: usize,
+    /// For everything that does not stream.
+    pub deadline: Duration,
+    /// A watch without timeoutSeconds lasts between once and twice this long.
+    pub min_watch: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body: 3 * 1024 * 1024,
+            read_in_flight: 400,
+            write_in_flight: 200,
+            deadline: Duration::from_secs(60),
+            min_watch: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// Serves a path that is no resource, such as /openid/v1/jwks.
+#[async_trait]
+pub trait PathHandler: Send + Sync + 'static {
+    async fn handle(&self, request: Request<Body>) -> Result<Response, Status>;
+}
+
+/// A named condition of /readyz and /livez; `Err` says what is missing.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Who may do what, and the parts that serve what the generic handlers do not. Given once, after the parts were made
+/// with the server's [`Resources`].
+pub struct Chain {
+    pub authenticator: RequestAuthenticator,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// In order: all mutate, then all validate.
+    pub admission: Vec<Arc<dyn Plugin>>,
+    /// By (group, resource, subresource); subresource "" is the resource itself.
+    pub specials: HashMap<(String, String, String), Arc<dyn SpecialHandler>>,
+    /// By exact path.
+    pub paths: HashMap<String, Arc<dyn PathHandler>>,
+    /// For /readyz, beside the server's own.
+    pub ready: Vec<(String, Check)>,
+}
+
+pub struct Config {
+    pub store: Arc<dyn Store>,
+    pub resources: Vec<Arc<ResourceSpec>>,
+    pub limits: Limits,
+    /// Ends watches, so that connections drain.
+    pub shutdown: CancellationToken,
+    /// The wall clock; tests bring their own.
+    pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+}
+
+impl Config {
+    pub fn new(store: Arc<dyn Store>, resources: Vec<Arc<ResourceSpec>>) -> Config {
+        Config {
+            store,
+            resources,
+            limits: Limits::default(),
+            shutdown: CancellationToken::new(),
+            clock: Arc::new(Utc::now),
+        }
+    }
+}
+
+pub struct Server {
+    pub(crate) store: Arc<dyn Store>,
+    pub registry: Registry,
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) discovery: Discovery,
+    pub(crate) openapi: OpenApi,
+    pub(crate) metrics: Metrics,
+    clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    chain: OnceLock<Chain>,
+    reads: Semaphore,
+    writes: Semaphore,
+}
+
+impl Server {
+    pub fn new(config: Config) -> Arc<Server> {
+        Arc::new(Server {
+            registry: Registry::new(config.store.clone(), config.resources),
+            store: config.store,
+            shutdown: config.shutdown,
+            discovery: Discovery::default(),
+            openapi: OpenApi::default(),
+            metrics: Metrics::default(),
+            clock: config.clock,
+            chain: OnceLock::new(),
+            reads: Semaphore::new(config.limits.read_in_flight),
+            writes: Semaphore::new(config.limits.write_in_flight),
+            limits: config.limits,
+        })
+    }
+
+    /// Objects for the parts that the chain is made of.
+    pub fn resources(self: &Arc<Self>) -> Arc<dyn Resources> {
+        Arc::new(Access(self.clone()))
+    }
+
+    /// Completes the server; until then every request is a 503. A second call changes nothing.
+    pub fn install(&self, chain: Chain) {
+        let _ = self.chain.set(chain);
+    }
+
+    pub fn installed(&self) -> Option<&Chain> {
+        self.chain.get()
+    }
+
+    pub(crate) fn chain(&self) -> &Chain {
+        self.chain.get().expect("requests are refused before the chain is installed")
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        (self.clock)()
+    }
+
+    /// The whole server as a tower service: what the listener and the in-process client call.
+    pub fn service(self: &Arc<Self>) -> Service {
+        Service(self.clone())
+    }
+
+    /// Answers one request, whatever happens on the way.
+    pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response {
+        let started = Instant::now();
+        let audit_id =
+            request.headers().get("audit-id").filter(|id| id.len() <= 64).cloned().unwrap_or_else(|| {
+                HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is a header value")
+            });
+        let query = Query::parse(request.uri().query().unwrap_or(""));
+        let error_output = negotiate::error_output(request.headers(), &query);
+        let mut seen = Seen::default();
+        let outcome = AssertUnwindSafe(self.clone().pass(request, query, &mut seen)).catch_unwind().await;
+        let mut response = match outcome {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond::status(&status, &error_output),
+            Err(_) => {
+                tracing::error!(verb = seen.verb, resource = seen.resource, "a request panicked");
+                let status = Status::internal_error("the server met an unexpected condition; its log has the details");
+                respond::status(&status, &error_output)
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert("audit-id", audit_id);
+        if !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        add_warnings(headers, &seen.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.metrics.request(&seen.verb, &seen.group, &seen.resource, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn pass(self: Arc<Self>, request: Request<Body>, query: Query, seen: &mut Seen) -> Result<Response, Status> {
+        let Some(chain) = self.chain.get() else {
+            return Err(Status::service_unavailable("the server is starting").with_retry_after(1));
+        };
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query).map_err(Status::bad_request)?;
+        seen.verb = info.verb.clone();
+        seen.group = info.api_group.clone();
+        seen.resource = info.resource.clone();
+
+        let (mut parts, body) = request.into_parts();
+        let user = match parts.extensions.remove::<LocalUser>() {
+            Some(LocalUser(user)) => user,
+            None => chain.authenticator.authenticate(&mut parts).await?,
+        };
+        let user = impersonation::impersonate(user, &mut parts.headers, chain.authorizer.as_ref()).await?;
+        let long = is_long_running(&info, &query);
+        let _permit = match long || user.groups.iter().any(|g| g == "system:masters") {
+            true => None,
+            false => Some(self.permit(&parts.method)?),
+        };
+        match chain.authorizer.authorize(&user, &info).await {
+            Decision::Allow(_) => {}
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => return Err(forbidden(&user, &info, &reason)),
+        }
+        let call = handlers::Call {
+            server: self.clone(),
+            info,
+            query,
+            user,
+            parts,
+            body: Mutex::new(body),
+            warnings: seen.warnings.clone(),
+        };
+        if long {
+            return handlers::dispatch(call).await;
+        }
+        tokio::time::timeout(self.limits.deadline, handlers::dispatch(call))
+            .await
+            .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout", 0)))
+    }
+
+    fn permit(&self, method: &Method) -> Result<tokio::sync::SemaphorePermit<'_>, Status> {
+        let limit = if matches!(*method, Method::GET | Method::HEAD) { &self.reads } else { &self.writes };
+        limit.try_acquire().map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))
+    }
+}
+
+/// What is known of a request when it is counted and answered.
+#[derive(Default)]
+struct Seen {
+    verb: String,
+    group: String,
+    resource: String,
+    warnings: Arc<Mutex<Vec<String>>>,
+}
+
+/// Requests that may take as long as they like (upstream's BasicLongRunningRequestCheck).
+fn is_long_running(info: &RequestInfo, query: &Query) -> bool {
+    let streams = matches!(info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward");
+    info.is_resource_request
+        && (matches!(info.verb.as_str(), "watch" | "proxy")
+            || streams
+            // A watch of one object by name: the path decides, the query asks.
+            || (info.verb == "get" && crate::query::go_bool(query.get("watch"))))
+}
+
+const WARNING_RUNES: usize = 4096;
+const WARNING_ITEM_RUNES: usize = 256;
+
+/// `Warning: 299 - "text"` for each distinct warning, all cut short when together they are too long.
+fn add_warnings(headers: &mut http::HeaderMap, warnings: &[String]) {
+    let mut distinct: Vec<&String> = Vec::new();
+    for warning in warnings {
+        if !distinct.contains(&warning) {
+            distinct.push(warning);
+        }
+    }
+    let total: usize = distinct.iter().map(|w| w.chars().count()).sum();
+    let most = if total > WARNING_RUNES { WARNING_ITEM_RUNES } else { usize::MAX };
+    let mut written = 0;
+    for warning in distinct {
+        let text: String = warning.chars().take(most).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+        written += text.chars().count();
+        if written > WARNING_RUNES && most != usize::MAX {
+            break;
+        }
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            headers.append("warning", value);
+        }
+    }
+}
+
+/// [`Server::handle`] as a tower service.
+#[derive(Clone)]
+pub struct Service(Arc<Server>);
+
+impl tower::Service<Request<Body>> for Service {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.0.clone();
+        Box::pin(async move { Ok(server.handle(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_distinct_and_quoted() {
+        let mut headers = http::HeaderMap::new();
+        add_warnings(&mut headers, &["a \"b\"".into(), "a \"b\"".into(), "c".into()]);
+        let got: Vec<_> = headers.get_all("warning").iter().map(|v| v.to_str().unwrap()).collect();
+        assert_eq!(got, ["299 - \"a \\\"b\\\"\"", "299 - \"c\""]);
+    }
+
+    #[test]
+    fn long_warnings_are_cut() {
+        let mut headers = http::HeaderMap::new();
+        let long: Vec<String> = (0..40).map(|i| format!("{i}{}", "x".repeat(400))).collect();
+        add_warnings(&mut headers, &long);
+        let total: usize = headers.get_all("warning").iter().map(|v| v.len()).sum();
+        assert!(total < 5000, "{total}");
+    }
+}

@@ -1,0 +1,229 @@
+//! The write path: everything that changes an object goes through here, from a client or from inside the server.
+//!
+//! ```text
+//! decode -> default -> (managed fields) -> mutating admission -> prepare -> validate -> validating admission
+//!        -> encode -> compare-and-swap, and again from the live object when another write won
+//! ```
+//! Does not read HTTP and does not authorize, but for the create that an update of an absent object is.
+
+use std::sync::{Arc, Mutex};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+use skeg_catalog::spec::{Context, Generation, SubresourceSpec, VersionSpec};
+use skeg_machinery::field::{self, ErrorList, Path};
+use skeg_machinery::gvk::{GroupVersionKind, GroupVersionResource};
+use skeg_machinery::status::Status;
+use skeg_machinery::{meta, validation};
+use skeg_storage::StoreError;
+
+use crate::admission::{Attributes, Operation};
+use crate::query::WriteParameters;
+use crate::registry::Resource;
+use crate::request::UserInfo;
+use crate::server::Server;
+
+pub mod create;
+pub mod delete;
+pub mod managed;
+pub mod patch;
+pub mod update;
+
+pub const OPTIMISTIC_LOCK: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// One write on its way.
+pub struct Write<'a> {
+    pub server: &'a Arc<Server>,
+    pub resource: &'a Arc<Resource>,
+    /// The version that the request speaks.
+    pub version: &'a VersionSpec,
+    pub subresource: Option<&'a SubresourceSpec>,
+    /// The subresource that admission and managed fields see, where it is not `subresource`: scale writes its parent.
+    pub seen_as: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub user: &'a UserInfo,
+    /// Who owns the fields that this write sets.
+    pub manager: String,
+    pub parameters: &'a WriteParameters,
+    pub warnings: &'a Mutex<Vec<String>>,
+}
+
+/// What to tell admission about one step of a write.
+pub struct Step<'a> {
+    pub operation: Operation,
+    pub name: &'a str,
+    pub old: Option<&'a Value>,
+    pub options: &'a Value,
+}
+
+impl Write<'_> {
+    pub fn kind(&self) -> GroupVersionKind {
+        self.resource.kind(&self.version.version)
+    }
+
+    fn subresource_name(&self) -> &str {
+        if self.seen_as.is_empty() { self.subresource.map_or("", |s| &s.name) } else { self.seen_as }
+    }
+
+    fn attributes<'b>(&'b self, step: &Step<'b>) -> Attributes<'b> {
+        Attributes {
+            operation: step.operation,
+            kind: self.kind(),
+            resource: GroupVersionResource::new(
+                self.resource.spec.group.clone(),
+                self.version.version.clone(),
+                self.resource.spec.resource.clone(),
+            ),
+            subresource: self.subresource_name(),
+            namespace: self.namespace,
+            name: step.name,
+            user: self.user,
+            dry_run: self.parameters.dry_run,
+            old_object: step.old,
+            options: step.options,
+            warnings: self.warnings,
+        }
+    }
+
+    async fn mutate(&self, step: &Step<'_>, object: &mut Value) -> Result<(), Status> {
+        let attributes = self.attributes(step);
+        for plugin in &self.server.chain().admission {
+            plugin.mutate(&attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit(&self, step: &Step<'_>, object: Option<&Value>) -> Result<(), Status> {
+        let attributes = self.attributes(step);
+        for plugin in &self.server.chain().admission {
+            plugin.validate(&attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn warn(&self, texts: impl IntoIterator<Item = String>) {
+        self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(texts);
+    }
+
+    /// Runs `f` with what a strategy may know. Not across an await.
+    fn with_context<T>(&self, f: impl FnOnce(&Context<'_>) -> T) -> T {
+        f(&Context {
+            now: self.server.now(),
+            user: &self.user.name,
+            uid: &self.user.uid,
+            groups: &self.user.groups,
+            extra: &self.user.extra,
+            namespace: self.resource.namespaced().then_some(self.namespace),
+            random: &rand::random::<u64>,
+        })
+    }
+
+    /// The object's namespace becomes the request's, or the write ends.
+    pub(crate) fn check_namespace(&self, object: &mut Value) -> Result<(), Status> {
+        let expected = if self.resource.namespaced() { self.namespace } else { "" };
+        let given = meta::namespace(object);
+        if given == expected {
+            return Ok(());
+        }
+        if expected.is_empty() {
+            meta::remove(object, &["metadata", "namespace"]);
+        } else if given.is_empty() {
+            meta::set_namespace(object, expected);
+        } else {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The name in the object, when there is one, is the name in the path; an absent one is filled in.
+    pub(crate) fn check_name(&self, object: &mut Value) -> Result<(), Status> {
+        let given = meta::name(object);
+        if given.is_empty() {
+            meta::set_name(object, self.name);
+        } else if given != self.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({})",
+                self.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// ObjectMeta's own rules, then the name's.
+    fn metadata_problems(&self, object: &Value) -> ErrorList {
+        let path = Path::new("metadata");
+        let empty = json!({});
+        let metadata = object.get("metadata").unwrap_or(&empty);
+        let mut errors =
+            validation::object_meta(metadata, self.resource.namespaced(), validation::name_is_path_segment, &path);
+        let strategy = &self.resource.spec.strategy;
+        for (field, text, prefix) in
+            [("generateName", meta::generate_name(object), true), ("name", meta::name(object), false)]
+        {
+            if text.is_empty() {
+                continue;
+            }
+            let at = path.child(field);
+            for problem in strategy.name_problems(text, prefix) {
+                let error = field::Error::invalid(&at, text, problem);
+                if !errors.contains(&error) {
+                    errors.push(error);
+                }
+            }
+        }
+        errors
+    }
+
+    fn invalid(&self, object: &Value, errors: &ErrorList) -> Status {
+        Status::invalid(&self.resource.group_kind(), meta::name(object), errors)
+    }
+
+    fn conflict(&self, why: impl std::fmt::Display) -> Status {
+        Status::conflict(&self.resource.group_resource, self.name, why)
+    }
+}
+
+/// Whether anything that generation counts differs: all but kind, apiVersion, metadata and status.
+pub(crate) fn spec_differs(new: &Value, old: &Value) -> bool {
+    let counted = |key: &str| !matches!(key, "kind" | "apiVersion" | "metadata" | "status");
+    let (Value::Object(new), Value::Object(old)) = (new, old) else { return false };
+    new.iter().any(|(key, value)| counted(key) && old.get(key) != Some(value))
+        || old.keys().any(|key| counted(key) && !new.contains_key(key))
+}
+
+/// `whole`: a write of the object itself, not of a subresource, which never counts annotations.
+pub(crate) fn bump_generation(resource: &Resource, new: &mut Value, old: &Value, whole: bool) {
+    let grows = match resource.spec.strategy.generation() {
+        Generation::Never => false,
+        Generation::OnSpecChange => spec_differs(new, old),
+        Generation::OnSpecOrAnnotationsChange => {
+            spec_differs(new, old) || (whole && meta::annotations(new) != meta::annotations(old))
+        }
+    };
+    if grows {
+        meta::set_generation(new, meta::generation(old) + 1);
+    }
+}
+
+/// metav1.Time as JSON.
+pub fn timestamp(time: DateTime<Utc>) -> Value {
+    Value::String(time.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
+
+/// A store failure as the Status that upstream answers.
+pub fn store_failure(resource: &Resource, verb: &str, error: StoreError) -> Status {
+    match error {
+        StoreError::ReadOnly(why) => {
+            Status::failure(507, "InsufficientStorage", format!("the store takes no writes: {why}"))
+        }
+        StoreError::Timeout { wanted, current } => Status::too_large_resource_version(wanted, current, 1),
+        StoreError::Closed => Status::server_timeout(&resource.group_resource, verb, 2),
+        StoreError::FutureRevision { requested, current } => Status::too_large_resource_version(requested, current, 1),
+        StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
+        other => Status::internal_error(other),
+    }
+}

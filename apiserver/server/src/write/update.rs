@@ -1,0 +1,312 @@
+//! Update and patch: read the live object, make the new one from it, check it, compare-and-swap; again from the start
+//! when another write won.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use skeg_catalog::spec::Subresource;
+use skeg_machinery::meta;
+use skeg_machinery::status::Status;
+use skeg_storage::{KeyValue, Op, Precondition, StoreError};
+
+use super::patch::Patch;
+use super::{OPTIMISTIC_LOCK, Step, Write, bump_generation, managed, store_failure};
+use crate::admission::Operation;
+use crate::authz::Decision;
+use crate::object::{self, Stored};
+use crate::request::RequestInfo;
+
+/// How the new object comes from the live one.
+pub enum Change {
+    /// A PUT: the decoded and defaulted body.
+    Replace(Value),
+    Patch(Patch),
+}
+
+pub struct Updated {
+    pub stored: Stored,
+    pub created: bool,
+}
+
+enum Outcome {
+    Done(Stored),
+    /// Another write won; start again.
+    Again,
+}
+
+impl Write<'_> {
+    pub async fn update(&self, change: &Change) -> Result<Updated, Status> {
+        let key = self.resource.key(self.namespace, self.name);
+        loop {
+            let (live, _) = self
+                .server
+                .store
+                .get(key.as_bytes(), None)
+                .await
+                .map_err(|error| store_failure(self.resource, "update", error))?;
+            match live {
+                Some(live) => {
+                    if let Outcome::Done(stored) = self.update_live(change, &live).await? {
+                        return Ok(Updated { stored, created: false });
+                    }
+                }
+                None => match self.create_instead(change).await {
+                    Err(status) if status.is_already_exists() => {}
+                    result => return result.map(|stored| Updated { stored, created: true }),
+                },
+            }
+        }
+    }
+
+    async fn update_live(&self, change: &Change, live: &KeyValue) -> Result<Outcome, Status> {
+        let old = object::decode_stored(&live.value, live.mod_revision)?;
+        let old_seen = self.resource.from_storage(self.version, old.clone())?;
+        let mut new = match change {
+            Change::Replace(object) => object.clone(),
+            Change::Patch(patch) => patch.apply(self, Some(&old_seen))?,
+        };
+        self.check_namespace(&mut new)?;
+        self.check_name(&mut new)?;
+        self.check_uid(&new, &old)?;
+        if !matches!(change, Change::Patch(Patch::Apply(_))) {
+            managed::track(self, Some(&old_seen), &mut new);
+        }
+        let step = self.update_step(&old_seen);
+        self.mutate(&step, &mut new).await?;
+
+        let mut new = self.resource.to_storage(self.version, new)?;
+        self.check_resource_version(&mut new, &old)?;
+        self.prepare_and_validate(&mut new, &old)?;
+        if self.version.version == self.resource.spec.storage_version {
+            self.admit(&step, Some(&new)).await?;
+        } else {
+            let seen = self.resource.from_storage(self.version, new.clone())?;
+            self.admit(&step, Some(&seen)).await?;
+        }
+        managed::keep_times_of_no_change(&mut new, &old);
+        self.swap(new, &old, live).await
+    }
+
+    fn update_step<'b>(&'b self, old: &'b Value) -> Step<'b> {
+        Step { operation: Operation::Update, name: self.name, old: Some(old), options: &self.parameters.options }
+    }
+
+    fn check_uid(&self, new: &Value, old: &Value) -> Result<(), Status> {
+        let (wanted, live) = (meta::uid(new), meta::uid(old));
+        if wanted.is_empty() || wanted == live {
+            return Ok(());
+        }
+        Err(self.conflict(format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {live}")))
+    }
+
+    fn check_resource_version(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
+        let given = meta::resource_version(new);
+        let live = meta::resource_version(old);
+        if given.is_empty() || given == "0" {
+            if self.resource.spec.strategy.allow_unconditional_update() {
+                let live = live.to_owned();
+                meta::set_resource_version(new, &live);
+                return Ok(());
+            }
+            let path = skeg_machinery::field::Path::new("metadata").child("resourceVersion");
+            let errors =
+                vec![skeg_machinery::field::Error::invalid(&path, 0, "must be specified for an update")].into();
+            let kind = skeg_machinery::gvk::GroupKind::new(
+                self.resource.spec.group.clone(),
+                self.resource.spec.resource.clone(),
+            );
+            return Err(Status::invalid(&kind, self.name, &errors));
+        }
+        if given != live {
+            return Err(self.conflict(OPTIMISTIC_LOCK));
+        }
+        Ok(())
+    }
+
+    fn prepare_and_validate(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
+        let strategy = &self.resource.spec.strategy;
+        let part = match self.subresource.map(|s| &s.behaviour) {
+            Some(Subresource::Update(part)) => Some(part),
+            _ => None,
+        };
+        self.with_context(|ctx| {
+            match meta::generation(old) {
+                0 => {
+                    meta::remove(new, &["metadata", "generation"]);
+                }
+                generation => meta::set_generation(new, generation),
+            }
+            match part {
+                Some(part) => part.prepare(ctx, new, old),
+                None => strategy.prepare_for_update(ctx, new, old),
+            }
+            bump_generation(self.resource, new, old, part.is_none());
+            keep_system_fields(new, old);
+            let mut errors = self.metadata_problems(new);
+            let empty = Value::Object(Default::default());
+            errors.extend(skeg_machinery::validation::object_meta_update(
+                new.get("metadata").unwrap_or(&empty),
+                old.get("metadata").unwrap_or(&empty),
+                &skeg_machinery::field::Path::new("metadata"),
+            ));
+            errors.extend(match part {
+                Some(part) => part.validate(ctx, new, old),
+                None => strategy.validate_update(ctx, new, old),
+            });
+            if !errors.is_empty() {
+                return Err(self.invalid(new, &errors));
+            }
+            self.warn(match part {
+                Some(part) => part.warnings(ctx, new, old),
+                None => strategy.warnings(ctx, new, Some(old)),
+            });
+            Ok(())
+        })
+    }
+
+    async fn swap(&self, mut new: Value, old: &Value, live: &KeyValue) -> Result<Outcome, Status> {
+        let bytes = object::encode_stored(self.resource, &new);
+        let delete = self.deleted_by_update(&new, old);
+        if bytes == live.value && !delete {
+            return Ok(Outcome::Done(Stored { value: new, bytes, revision: live.mod_revision }));
+        }
+        if self.parameters.dry_run {
+            return Ok(Outcome::Done(Stored { value: new, bytes, revision: 0 }));
+        }
+        let key = live.key.clone();
+        let pre = Precondition::ModRevision(live.mod_revision);
+        let op = if delete {
+            Op::Delete { key, pre }
+        } else {
+            Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl() }
+        };
+        match self.server.store.apply(op).await {
+            Ok(committed) => {
+                // What an update deleted keeps the revision it had: nothing newer was ever stored.
+                let revision = if delete { live.mod_revision } else { committed.revision() };
+                meta::set_resource_version(&mut new, &revision.to_string());
+                Ok(Outcome::Done(Stored { value: new, bytes, revision }))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(Outcome::Again),
+            Err(error) => Err(store_failure(self.resource, "update", error)),
+        }
+    }
+
+    /// An update that empties the finalizers of an object whose deletion waits for nothing else deletes it.
+    fn deleted_by_update(&self, new: &Value, old: &Value) -> bool {
+        let grace = meta::get(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+        let namespace = self.resource.group_resource.group.is_empty() && self.resource.spec.resource == "namespaces";
+        let held = namespace
+            && meta::get(new, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+        meta::finalizers(new).next().is_none()
+            && !meta::deletion_timestamp(old).is_empty()
+            && grace.unwrap_or(0) == 0
+            && !held
+    }
+
+    /// The object is absent: a create where the type or the patch allows it, by whoever may create.
+    async fn create_instead(&self, change: &Change) -> Result<Stored, Status> {
+        let apply = matches!(change, Change::Patch(Patch::Apply(_)));
+        let allowed = self.subresource.is_none() && (apply || self.resource.spec.strategy.allow_create_on_update());
+        if !allowed {
+            return Err(Status::not_found(&self.resource.group_resource, self.name));
+        }
+        let mut object = match change {
+            Change::Replace(object) => object.clone(),
+            Change::Patch(patch) => patch.apply(self, None)?,
+        };
+        if !meta::uid(&object).is_empty() {
+            return Err(self.conflict(format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                meta::uid(&object)
+            )));
+        }
+        self.check_namespace(&mut object)?;
+        self.check_name(&mut object)?;
+        self.authorize_create().await?;
+        if !apply {
+            managed::track(self, None, &mut object);
+        }
+        let step = Step { operation: Operation::Create, name: self.name, old: None, options: &self.parameters.options };
+        self.mutate(&step, &mut object).await?;
+        self.insert(object).await
+    }
+
+    async fn authorize_create(&self) -> Result<(), Status> {
+        let info = RequestInfo {
+            is_resource_request: true,
+            verb: "create".into(),
+            api_group: self.resource.spec.group.to_string(),
+            api_version: self.version.version.to_string(),
+            resource: self.resource.spec.resource.to_string(),
+            namespace: self.namespace.to_owned(),
+            name: self.name.to_owned(),
+            ..Default::default()
+        };
+        match self.server.chain().authorizer.authorize(self.user, &info).await {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Err(crate::authz::forbidden(self.user, &info, &reason))
+            }
+        }
+    }
+}
+
+/// What an update never changes, whatever it says.
+fn keep_system_fields(new: &mut Value, old: &Value) {
+    let kept = |field: &str| meta::get(old, &["metadata", field]).cloned();
+    let metadata = object::metadata(new);
+    let absent = |value: Option<&Value>| value.is_none_or(|v| v.is_null() || v.as_str() == Some(""));
+    if absent(metadata.get("uid"))
+        && let Some(uid) = kept("uid")
+    {
+        metadata.insert("uid".into(), uid);
+    }
+    for field in ["creationTimestamp", "deletionTimestamp"] {
+        if let Some(time) = kept(field) {
+            metadata.insert(field.into(), time);
+        }
+    }
+    if absent(metadata.get("deletionGracePeriodSeconds"))
+        && let Some(seconds) = kept("deletionGracePeriodSeconds")
+    {
+        metadata.insert("deletionGracePeriodSeconds".into(), seconds);
+    }
+}
+
+/// Read, edit, compare-and-swap without admission, strategy and validation: for the server's own trusted edits.
+pub async fn modify(
+    server: &Arc<crate::server::Server>,
+    resource: &Arc<crate::registry::Resource>,
+    namespace: &str,
+    name: &str,
+    dry_run: bool,
+    edit: crate::resources::Edit<'_>,
+) -> Result<Stored, Status> {
+    let key = resource.key(namespace, name);
+    loop {
+        let (live, _) =
+            server.store.get(key.as_bytes(), None).await.map_err(|error| store_failure(resource, "update", error))?;
+        let Some(live) = live else { return Err(Status::not_found(&resource.group_resource, name)) };
+        let old = object::decode_stored(&live.value, live.mod_revision)?;
+        let mut new = old.clone();
+        edit(&mut new)?;
+        bump_generation(resource, &mut new, &old, false);
+        let bytes = object::encode_stored(resource, &new);
+        if dry_run || bytes == live.value {
+            let revision = if dry_run { 0 } else { live.mod_revision };
+            return Ok(Stored { value: new, bytes, revision });
+        }
+        let pre = Precondition::ModRevision(live.mod_revision);
+        let op = Op::Put { key: live.key.clone(), value: bytes.clone(), pre, ttl: resource.ttl() };
+        match server.store.apply(op).await {
+            Ok(committed) => {
+                let revision = committed.revision();
+                meta::set_resource_version(&mut new, &revision.to_string());
+                return Ok(Stored { value: new, bytes, revision });
+            }
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(store_failure(resource, "update", error)),
+        }
+    }
+}

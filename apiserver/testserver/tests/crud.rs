@@ -1,0 +1,334 @@
+//! Create, get, update and delete over real HTTP.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+use skeg_testserver::TestServer;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+fn pod(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+#[tokio::test]
+async fn a_created_object_has_its_system_fields_and_reads_back_the_same() {
+    let server = TestServer::start().await;
+    let created = server.post(MAPS, &config_map("a")).send().await;
+    let object = created.expect(201);
+    let metadata = &object["metadata"];
+    assert_eq!(metadata["namespace"], "default");
+    assert_eq!(metadata["uid"].as_str().unwrap().len(), 36);
+    assert!(metadata["creationTimestamp"].as_str().unwrap().ends_with('Z'));
+    assert!(metadata["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+    let read = server.get(&format!("{MAPS}/a")).send().await;
+    assert_eq!(read.expect(200), object);
+    assert_eq!(read.body, created.body);
+    assert_eq!(read.header("content-type"), "application/json");
+    assert_eq!(read.header("cache-control"), "no-cache, private");
+    assert_eq!(read.header("audit-id").len(), 36);
+}
+
+#[tokio::test]
+async fn a_taken_name_is_already_exists_and_an_absent_one_not_found() {
+    let server = TestServer::start().await;
+    server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let taken = server.post(MAPS, &config_map("a")).send().await.expect(409);
+    assert_eq!(taken["reason"], "AlreadyExists");
+    assert_eq!(taken["message"], "configmaps \"a\" already exists");
+    assert_eq!(taken["details"], json!({"name": "a", "kind": "configmaps"}));
+    let absent = server.get(&format!("{MAPS}/b")).send().await.expect(404);
+    assert_eq!(absent["message"], "configmaps \"b\" not found");
+}
+
+#[tokio::test]
+async fn generate_name_makes_a_new_name_each_time() {
+    let server = TestServer::start().await;
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "x-"}});
+    let first = server.post(MAPS, &body).send().await.expect(201);
+    let second = server.post(MAPS, &body).send().await.expect(201);
+    let name = first["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("x-") && name.len() == 7, "{name}");
+    assert_ne!(first["metadata"]["name"], second["metadata"]["name"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_stores_nothing() {
+    let server = TestServer::start().await;
+    server.post(&format!("{MAPS}?dryRun=All"), &config_map("a")).send().await.expect(201);
+    server.get(&format!("{MAPS}/a")).send().await.expect(404);
+    let odd = server.post(&format!("{MAPS}?dryRun=Some"), &config_map("a")).send().await.expect(422);
+    assert_eq!(odd["details"]["kind"], "CreateOptions");
+}
+
+#[tokio::test]
+async fn a_stale_resource_version_is_a_conflict() {
+    let server = TestServer::start().await;
+    let path = format!("{MAPS}/a");
+    let first = server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let mut changed = first.clone();
+    changed["data"]["a"] = json!("2");
+    let second = server.put(&path, &changed).send().await.expect(200);
+    assert_ne!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
+    assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"]);
+    let stale = server.put(&path, &changed).send().await.expect(409);
+    assert_eq!(
+        stale["message"],
+        "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to \
+         the latest version and try again"
+    );
+    // Without a resourceVersion the newest is replaced.
+    server.put(&path, &config_map("a")).send().await.expect(200);
+}
+
+#[tokio::test]
+async fn an_update_that_changes_nothing_keeps_the_resource_version() {
+    let server = TestServer::start().await;
+    let first = server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let again = server.put(&format!("{MAPS}/a"), &first).send().await.expect(200);
+    assert_eq!(first["metadata"]["resourceVersion"], again["metadata"]["resourceVersion"]);
+}
+
+#[tokio::test]
+async fn an_update_of_an_absent_object_is_not_found() {
+    let server = TestServer::start().await;
+    server.put(&format!("{MAPS}/a"), &config_map("a")).send().await.expect(404);
+}
+
+#[tokio::test]
+async fn names_and_namespaces_of_body_and_path_must_agree() {
+    let server = TestServer::start().await;
+    server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let name = server.put(&format!("{MAPS}/a"), &config_map("b")).send().await.expect(400);
+    assert_eq!(name["message"], "the name of the object (b) does not match the name on the URL (a)");
+    let mut elsewhere = config_map("c");
+    elsewhere["metadata"]["namespace"] = json!("other");
+    let namespace = server.post(MAPS, &elsewhere).send().await.expect(400);
+    assert_eq!(
+        namespace["message"],
+        "the namespace of the provided object does not match the namespace sent on the request"
+    );
+}
+
+#[tokio::test]
+async fn bodies_of_another_kind_or_version_are_refused() {
+    let server = TestServer::start().await;
+    let mut other = config_map("a");
+    other["kind"] = json!("Secret");
+    server.post(MAPS, &other).send().await.expect(400);
+    let mut version = config_map("a");
+    version["apiVersion"] = json!("v2");
+    let refused = server.post(MAPS, &version).send().await.expect(400);
+    assert_eq!(refused["message"], "the API version in the data (v2) does not match the expected API version (v1)");
+    server.ask(http::Method::POST, MAPS).body("application/json", "{").send().await.expect(400);
+    server.ask(http::Method::POST, MAPS).body("application/xml", "<a/>").send().await.expect(415);
+}
+
+#[tokio::test]
+async fn unknown_fields_are_dropped_warned_of_or_refused() {
+    let server = TestServer::start().await;
+    let mut body = config_map("a");
+    body["colour"] = json!("red");
+    let strict = server.post(&format!("{MAPS}?fieldValidation=Strict"), &body).send().await.expect(400);
+    assert!(strict["message"].as_str().unwrap().contains("unknown field \"colour\""), "{strict}");
+    let warned = server.post(MAPS, &body).send().await;
+    assert_eq!(warned.header("warning"), "299 - \"unknown field \\\"colour\\\"\"");
+    assert!(warned.expect(201).get("colour").is_none());
+    body["metadata"]["name"] = json!("b");
+    let ignored = server.post(&format!("{MAPS}?fieldValidation=Ignore"), &body).send().await;
+    ignored.expect(201);
+    assert_eq!(ignored.header("warning"), "");
+}
+
+#[tokio::test]
+async fn an_invalid_name_is_422_with_its_cause() {
+    let server = TestServer::start().await;
+    let refused = server.post(MAPS, &config_map("Not_Valid")).send().await.expect(422);
+    assert_eq!(refused["reason"], "Invalid");
+    assert_eq!(refused["details"]["causes"][0]["field"], "metadata.name");
+    let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+    let refused = server.post(MAPS, &nameless).send().await.expect(422);
+    assert!(refused["message"].as_str().unwrap().contains("name or generateName is required"), "{refused}");
+}
+
+#[tokio::test]
+async fn yaml_goes_in_and_out() {
+    let server = TestServer::start().await;
+    let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  k: v\n";
+    let created =
+        server.ask(http::Method::POST, MAPS).body("application/yaml", yaml).accept("application/yaml").send().await;
+    assert_eq!(created.status, 201);
+    assert_eq!(created.header("content-type"), "application/yaml");
+    let tree: Value = serde_yaml_ng::from_slice(&created.body).unwrap();
+    assert_eq!(tree["data"]["k"], "v");
+}
+
+#[tokio::test]
+async fn deleting_answers_with_a_status_and_a_pod_with_itself() {
+    let server = TestServer::start().await;
+    let created = server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let status = server.delete(&format!("{MAPS}/a")).send().await.expect(200);
+    assert_eq!(status["status"], "Success");
+    assert_eq!(status["details"], json!({"name": "a", "kind": "configmaps", "uid": created["metadata"]["uid"]}));
+    server.get(&format!("{MAPS}/a")).send().await.expect(404);
+    let pods = "/api/v1/namespaces/default/pods";
+    server.post(pods, &pod("p")).send().await.expect(201);
+    let gone = server.delete(&format!("{pods}/p?gracePeriodSeconds=0")).send().await.expect(200);
+    assert_eq!(gone["kind"], "Pod");
+    server.get(&format!("{pods}/p")).send().await.expect(404);
+}
+
+#[tokio::test]
+async fn a_scheduled_pod_waits_for_its_grace_period() {
+    let server = TestServer::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut scheduled = pod("p");
+    scheduled["spec"]["nodeName"] = json!("n");
+    let created = server.post(pods, &scheduled).send().await.expect(201);
+    let path = format!("{pods}/p");
+    let deleting = server.delete(&path).send().await.expect(200);
+    assert_eq!(deleting["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert!(deleting["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(
+        deleting["metadata"]["generation"].as_i64().unwrap(),
+        created["metadata"]["generation"].as_i64().unwrap() + 1
+    );
+    // A longer period changes nothing; a shorter one shortens; zero deletes.
+    let same = server.delete(&format!("{path}?gracePeriodSeconds=40")).send().await.expect(200);
+    assert_eq!(same["metadata"]["deletionGracePeriodSeconds"], 30);
+    let shorter = server.delete(&format!("{path}?gracePeriodSeconds=5")).send().await.expect(200);
+    assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
+    server.delete(&format!("{path}?gracePeriodSeconds=0")).send().await.expect(200);
+    server.get(&path).send().await.expect(404);
+}
+
+#[tokio::test]
+async fn finalizers_hold_an_object_until_an_update_empties_them() {
+    let server = TestServer::start().await;
+    let path = format!("{MAPS}/a");
+    let mut body = config_map("a");
+    body["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    server.post(MAPS, &body).send().await.expect(201);
+    let deleting = server.delete(&path).send().await.expect(200);
+    assert_eq!(deleting["kind"], "ConfigMap");
+    assert!(deleting["metadata"]["deletionTimestamp"].is_string());
+    server.get(&path).send().await.expect(200);
+    let taken = server.post(MAPS, &config_map("a")).send().await.expect(409);
+    assert!(taken["message"].as_str().unwrap().starts_with("object is being deleted: "), "{taken}");
+    server.patch(&path, "merge", &json!({"metadata": {"finalizers": null}})).send().await.expect(200);
+    server.get(&path).send().await.expect(404);
+}
+
+#[tokio::test]
+async fn the_propagation_policy_becomes_a_finalizer() {
+    let server = TestServer::start().await;
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let set = |name: &str| {
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name}, "spec": {
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+    };
+    for (name, policy, finalizer) in [("f", "Foreground", "foregroundDeletion"), ("o", "Orphan", "orphan")] {
+        server.post(sets, &set(name)).send().await.expect(201);
+        let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
+        let deleting = server.delete(&format!("{sets}/{name}")).json(&options).send().await.expect(200);
+        assert_eq!(deleting["metadata"]["finalizers"], json!([finalizer]), "{policy}");
+    }
+    server.post(sets, &set("b")).send().await.expect(201);
+    let gone = server.delete(&format!("{sets}/b?propagationPolicy=Background")).send().await.expect(200);
+    assert_eq!(gone["status"], "Success");
+}
+
+#[tokio::test]
+async fn delete_preconditions_are_checked() {
+    let server = TestServer::start().await;
+    server.post(MAPS, &config_map("a")).send().await.expect(201);
+    let options = json!({"preconditions": {"uid": "0"}});
+    let refused = server.delete(&format!("{MAPS}/a")).json(&options).send().await.expect(409);
+    assert_eq!(refused["reason"], "Conflict");
+    server.get(&format!("{MAPS}/a")).send().await.expect(200);
+}
+
+#[tokio::test]
+async fn delete_collection_takes_only_what_is_selected() {
+    let server = TestServer::start().await;
+    for (name, group) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        let mut body = config_map(name);
+        body["metadata"]["labels"] = json!({"group": group});
+        server.post(MAPS, &body).send().await.expect(201);
+    }
+    let deleted = server.delete(&format!("{MAPS}?labelSelector=group%3Dx")).send().await.expect(200);
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
+    let left = server.get(MAPS).send().await.expect(200);
+    let names: Vec<&str> =
+        left["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["c"]);
+}
+
+#[tokio::test]
+async fn a_namespace_turns_terminating_and_goes_with_its_last_finalizer() {
+    let server = TestServer::start().await;
+    let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});
+    let created = server.post("/api/v1/namespaces", &body).send().await.expect(201);
+    assert_eq!(created["spec"]["finalizers"], json!(["kubernetes"]));
+    assert_eq!(created["status"]["phase"], "Active");
+    let deleting = server.delete("/api/v1/namespaces/n").send().await.expect(200);
+    assert_eq!(deleting["status"]["phase"], "Terminating");
+    let mut finalized = deleting.clone();
+    finalized["spec"]["finalizers"] = json!([]);
+    server.put("/api/v1/namespaces/n/finalize", &finalized).send().await.expect(200);
+    server.get("/api/v1/namespaces/n").send().await.expect(404);
+}
+
+#[tokio::test]
+async fn generation_grows_with_the_spec_and_not_with_the_status() {
+    let server = TestServer::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    let created = server.post(path, &body).send().await.expect(201);
+    assert_eq!(created["metadata"]["generation"], 1);
+    assert_eq!(created["spec"]["replicas"], 1);
+    let mut changed = created.clone();
+    changed["spec"]["replicas"] = json!(3);
+    changed["status"] = json!({"replicas": 9});
+    let changed = server.put(&format!("{path}/d"), &changed).send().await.expect(200);
+    assert_eq!(changed["metadata"]["generation"], 2);
+    assert!(changed["status"]["replicas"].is_null(), "{changed}");
+    let mut status = changed.clone();
+    status["status"] = json!({"replicas": 2, "observedGeneration": 2});
+    status["spec"]["replicas"] = json!(7);
+    let status = server.put(&format!("{path}/d/status"), &status).send().await.expect(200);
+    assert_eq!(status["metadata"]["generation"], 2);
+    assert_eq!((&status["status"]["replicas"], &status["spec"]["replicas"]), (&json!(2), &json!(3)));
+}
+
+#[tokio::test]
+async fn scale_reads_and_writes_the_replicas_of_its_parent() {
+    let server = TestServer::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    server.post(path, &body).send().await.expect(201);
+    let mut scale = server.get(&format!("{path}/d/scale")).send().await.expect(200);
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!(1), &json!("a=b"))
+    );
+    scale["spec"]["replicas"] = json!(4);
+    let scaled = server.put(&format!("{path}/d/scale"), &scale).send().await.expect(200);
+    assert_eq!(scaled["spec"]["replicas"], 4);
+    let parent = server.get(&format!("{path}/d")).send().await.expect(200);
+    assert_eq!((&parent["spec"]["replicas"], &parent["metadata"]["generation"]), (&json!(4), &json!(2)));
+    // The resourceVersion that was read is a precondition.
+    server.put(&format!("{path}/d/scale"), &scale).send().await.expect(409);
+    let patched =
+        server.patch(&format!("{path}/d/scale"), "merge", &json!({"spec": {"replicas": 2}})).send().await.expect(200);
+    assert_eq!(patched["spec"]["replicas"], 2);
+    server.patch(&format!("{path}/d/scale"), "merge", &json!({"spec": {"replicas": -1}})).send().await.expect(422);
+}
