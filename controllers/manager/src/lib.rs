@@ -1,1 +1,41 @@
-//! skeg-controllers
+//! The control loops of a cluster (upstream: kube-controller-manager).
+//!
+//! Each folder is one loop: `plan.rs` decides and is pure, `mod.rs` watches and performs, `tests.rs` has the tables.
+//! Loops meet the cluster only through the Kubernetes API, and share one store per type.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+// mod certificates;
+mod claim;
+// mod clusterrole;
+mod config;
+mod context;
+// mod cronjob;
+// mod daemonset;
+mod deployment;
+mod discovery;
+// mod disruption;
+mod endpoints;
+mod endpointslice;
+mod endpointslicemirroring;
+// mod garbagecollector;
+mod hash;
+// mod history;
+// mod job;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod podgc;
+mod pods;
+mod replicaset;
+// mod resourcequota;
+mod rootca;
+mod serviceaccount;
+// mod statefulset;
+mod tainteviction;
+// #[cfg(test)]
+// mod testing;
+// mod tokens;
+// mod ttlafterfinished;
+
+pub use config::{Config, NAMES, Signing};
+pub use context::{Error, run, run_with};

@@ -24,7 +24,7 @@ pub mod meta;
 pub mod objects;
 pub mod quantity;
 pub mod queue;
-mod reflector;
+pub mod reflector;
 pub mod resource;
 pub mod selector;
 pub mod store;

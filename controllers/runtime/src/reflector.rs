@@ -1,18 +1,47 @@
-//! Keeps one [`Store`] equal to the server: a streaming list that goes on as a watch, or list then watch where the
+//! Keeps one [`crate::Store`] (or any [`Sink`]) equal to the server: a streaming list that goes on as a watch, or list then watch where the
 //! server cannot stream lists. Idle, it is one waiting read.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt, AsyncRead};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Error, METADATA, chain};
 use crate::backoff::Backoff;
-use crate::resource::Object;
-use crate::store::Store;
+use crate::meta::Meta;
+use crate::resource::Resource;
+
+/// What to watch.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub resource: Resource,
+    /// Empty: all.
+    pub namespace: String,
+    /// A field selector; empty: none.
+    pub fields: String,
+    pub metadata_only: bool,
+}
+
+/// Where a watch goes.
+pub trait Sink: Send + Sync + 'static {
+    type Item: DeserializeOwned + Send + 'static;
+    fn meta(item: &Self::Item) -> &Meta;
+    /// A complete list as of `version`: what it lacks is gone.
+    fn replace(&self, items: Vec<Self::Item>, version: u64);
+    fn apply(&self, item: Self::Item);
+    /// `item` is the last state.
+    fn delete(&self, item: Self::Item);
+}
+
+/// Feeds `sink` until `shutdown`.
+pub async fn reflect<S: Sink>(api: Api, source: Source, sink: Arc<S>, shutdown: CancellationToken) {
+    Reflector { source, sink, api, streaming: true, version: None, _items: PhantomData }.run(shutdown).await;
+}
 
 /// How a watch ended.
 enum End {
@@ -24,20 +53,18 @@ enum End {
     NoStreamingList,
 }
 
-pub(crate) struct Reflector<T: Object> {
-    store: Arc<Store<T>>,
+struct Reflector<S: Sink> {
+    source: Source,
+    sink: Arc<S>,
     api: Api,
     streaming: bool,
     version: Option<u64>,
+    _items: PhantomData<S::Item>,
 }
 
-impl<T: Object> Reflector<T> {
-    pub(crate) fn new(store: Arc<Store<T>>, api: Api) -> Self {
-        Self { store, api, streaming: true, version: None }
-    }
-
+impl<S: Sink> Reflector<S> {
     /// Runs until `shutdown`.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+    async fn run(mut self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         loop {
             let begun = tokio::time::Instant::now();
@@ -56,7 +83,7 @@ impl<T: Object> Reflector<T> {
                     if error.code() == 410 {
                         self.version = None;
                     }
-                    tracing::debug!(resource = %T::RESOURCE.plural, error = chain(&error), "watch failed");
+                    tracing::debug!(resource = %self.source.resource.plural, error = chain(&error), "watch failed");
                 }
             }
             if begun.elapsed() > Duration::from_secs(5) {
@@ -74,9 +101,12 @@ impl<T: Object> Reflector<T> {
             if self.streaming {
                 return self.watch(true).await;
             }
-            let (items, version) =
-                self.api.list_versioned::<T>(&T::RESOURCE, T::NAMESPACE, &fields::<T>(), T::METADATA_ONLY).await?;
-            self.store.replace(items, version);
+            let (source, query) = (&self.source, self.fields());
+            let (items, version) = self
+                .api
+                .list_versioned::<S::Item>(&source.resource, &source.namespace, &query, source.metadata_only)
+                .await?;
+            self.sink.replace(items, version);
             self.version = Some(version);
         }
         self.watch(false).await
@@ -85,10 +115,10 @@ impl<T: Object> Reflector<T> {
     async fn watch(&mut self, initial: bool) -> Result<End, Error> {
         let mut path = format!(
             "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={}",
-            T::RESOURCE.path(T::NAMESPACE, "", ""),
+            self.source.resource.path(&self.source.namespace, "", ""),
             280 + (rand::random::<u32>() % 10)
         );
-        let fields = fields::<T>();
+        let fields = self.fields();
         if !fields.is_empty() {
             path.push('&');
             path.push_str(&fields);
@@ -125,8 +155,8 @@ impl<T: Object> Reflector<T> {
         }
     }
 
-    async fn open(&self, path: &str) -> Result<impl AsyncRead + Unpin + use<T>, Error> {
-        let accept = if T::METADATA_ONLY { METADATA } else { "application/json" };
+    async fn open(&self, path: &str) -> Result<impl AsyncRead + Unpin + use<S>, Error> {
+        let accept = if self.source.metadata_only { METADATA } else { "application/json" };
         let request = http::Request::get(path)
             .header(http::header::ACCEPT, accept)
             .body(Vec::new())
@@ -139,7 +169,7 @@ impl<T: Object> Reflector<T> {
         Ok(Box::pin(stream))
     }
 
-    fn event(&mut self, path: &str, line: &[u8], arriving: &mut Option<Vec<T>>) -> Result<Option<End>, Error> {
+    fn event(&mut self, path: &str, line: &[u8], arriving: &mut Option<Vec<S::Item>>) -> Result<Option<End>, Error> {
         let undecodable = |source| Error::Decode { path: path.to_owned(), source };
         let event: WatchLine<'_> = serde_json::from_slice(line).map_err(undecodable)?;
         match event.kind {
@@ -160,7 +190,7 @@ impl<T: Object> Reflector<T> {
                 if mark.metadata.annotation("k8s.io/initial-events-end") == Some("true")
                     && let Some(items) = arriving.take()
                 {
-                    self.store.replace(items, version);
+                    self.sink.replace(items, version);
                 }
                 if arriving.is_none() {
                     self.version = Some(version);
@@ -169,28 +199,27 @@ impl<T: Object> Reflector<T> {
             }
             _ => {}
         }
-        let object: T = serde_json::from_str(event.object.get()).map_err(undecodable)?;
-        let version = object.meta().resource_version;
+        let object: S::Item = serde_json::from_str(event.object.get()).map_err(undecodable)?;
+        let version = S::meta(&object).resource_version;
         match (arriving.as_mut(), event.kind) {
             (Some(items), "ADDED" | "MODIFIED") => items.push(object),
-            (Some(items), _) => items.retain(|o| o.meta().uid != object.meta().uid),
-            (None, "DELETED") => self.store.deleted(object),
-            (None, _) => {
-                self.store.apply(object);
-            }
+            (Some(items), _) => items.retain(|o| S::meta(o).uid != S::meta(&object).uid),
+            (None, "DELETED") => self.sink.delete(object),
+            (None, _) => self.sink.apply(object),
         }
         if arriving.is_none() {
             self.version = Some(version);
         }
         Ok(None)
     }
-}
 
-fn fields<T: Object>() -> String {
-    if T::FIELDS.is_empty() {
-        return String::new();
+    fn fields(&self) -> String {
+        if self.source.fields.is_empty() {
+            return String::new();
+        }
+        let selector = percent_encoding::utf8_percent_encode(&self.source.fields, percent_encoding::NON_ALPHANUMERIC);
+        format!("fieldSelector={selector}")
     }
-    format!("fieldSelector={}", percent_encoding::utf8_percent_encode(T::FIELDS, percent_encoding::NON_ALPHANUMERIC))
 }
 
 #[derive(Deserialize)]

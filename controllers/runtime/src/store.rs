@@ -328,6 +328,22 @@ impl<T: Object> Store<T> {
     }
 }
 
+impl<T: Object> crate::reflector::Sink for Store<T> {
+    type Item = T;
+    fn meta(item: &T) -> &Meta {
+        item.meta()
+    }
+    fn replace(&self, items: Vec<T>, version: u64) {
+        Store::replace(self, items, version);
+    }
+    fn apply(&self, item: T) {
+        Store::apply(self, item);
+    }
+    fn delete(&self, item: T) {
+        self.deleted(item);
+    }
+}
+
 impl<T: Object> Inner<T> {
     fn insert(&mut self, key: Key, object: Arc<T>) -> Option<Arc<T>> {
         let old = self.objects.insert(key.clone(), object.clone());

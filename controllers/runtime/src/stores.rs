@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::Api;
-use crate::reflector::Reflector;
+use crate::reflector::{Source, reflect};
 use crate::resource::Object;
 use crate::store::Store;
 
@@ -38,8 +38,13 @@ impl Stores {
         let mut by_type = self.by_type.lock().expect("nothing panics while the table is locked");
         let entry = by_type.entry(TypeId::of::<T>()).or_insert_with(|| {
             let store = Arc::new(Store::<T>::new(self.api.clone()));
-            let reflector = Reflector::new(store.clone(), self.api.clone());
-            self.tasks.spawn(reflector.run(self.shutdown.clone()));
+            let source = Source {
+                resource: T::RESOURCE,
+                namespace: T::NAMESPACE.to_owned(),
+                fields: T::FIELDS.to_owned(),
+                metadata_only: T::METADATA_ONLY,
+            };
+            self.tasks.spawn(reflect(self.api.clone(), source, store.clone(), self.shutdown.clone()));
             store
         });
         entry.clone().downcast().expect("the table maps a type's id to its own store")
