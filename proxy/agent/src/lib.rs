@@ -11,6 +11,7 @@
 //! nothing outside of it but the CNI configuration file. Talks to the cluster only through the Kubernetes API.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod dns;
 pub mod feed;
 pub mod model;
 pub mod network;
@@ -109,6 +110,8 @@ pub enum Error {
     File { what: &'static str, path: PathBuf, source: std::io::Error },
     #[error("DNS cannot listen on {addr}")]
     Listen { addr: SocketAddr, source: std::io::Error },
+    #[error("{domain} cannot be a cluster domain: {reason}")]
+    Domain { domain: String, reason: String },
     #[error("the {0} task failed")]
     Task(&'static str, #[source] tokio::task::JoinError),
 }
@@ -136,6 +139,10 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         let index = services::Index::new(node, services::layouts(&config));
         let (config, events, shutdown) = (config.clone(), subscribe(), shutdown.clone());
         tasks.spawn(async move { services::run(&config, index, events, shutdown).await });
+    }
+    if config.enable_dns {
+        let (config, events, client, shutdown) = (config.clone(), subscribe(), client.clone(), shutdown.clone());
+        tasks.spawn(async move { dns::run(&config, client, events, shutdown).await });
     }
     let mut watches = JoinSet::new();
     feed::spawn(&mut watches, &client, subscribers, &shutdown);
