@@ -1,6 +1,10 @@
 //! Requests that the generic handlers do not serve: the contract with log, exec, attach, portforward, proxy, binding,
 //! eviction, token, the reviews, and paths that are no resource (keys of the token issuer).
 
+pub mod binding;
+pub mod eviction;
+pub mod token;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
