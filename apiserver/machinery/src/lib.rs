@@ -6,6 +6,7 @@
 //! randomness: whoever calls passes them in.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod apply;
 pub mod codec;
 pub mod field;
 pub mod fields;

@@ -1,0 +1,186 @@
+use serde_json::json;
+
+use super::*;
+use crate::schema::Schema;
+
+static DEPLOYMENT: GroupVersionKind = GroupVersionKind::from_static("apps", "v1", "Deployment");
+static CONFIG_MAP: GroupVersionKind = GroupVersionKind::from_static("", "v1", "ConfigMap");
+
+fn writer<'a>(manager: &'a str, gvk: &'a GroupVersionKind) -> Writer<'a> {
+    Writer { manager, gvk, subresource: "", now: "2026-01-01T00:00:00Z", reset_fields: &["status"] }
+}
+
+fn ty(gvk: &GroupVersionKind) -> TypeRef {
+    Schema::kubernetes().lookup(gvk).unwrap()
+}
+
+fn decoded(object: Value, gvk: &GroupVersionKind) -> Value {
+    decode_value(&object, &ty(gvk), FieldValidation::Ignore).unwrap().value
+}
+
+fn apply_as(
+    manager: &str,
+    live: Option<&Value>,
+    applied: Value,
+    gvk: &GroupVersionKind,
+    force: bool,
+) -> Result<Value, Status> {
+    let object = apply(live, &applied, &ty(gvk), &writer(manager, gvk), force)?;
+    Ok(decoded(object, gvk))
+}
+
+fn config_map(data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "n"}, "data": data})
+}
+
+#[test]
+fn the_first_apply_owns_what_it_sets() {
+    let object = apply_as("a", None, config_map(json!({"x": "1"})), &CONFIG_MAP, false).unwrap();
+    assert_eq!(
+        object,
+        json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "c", "namespace": "n", "managedFields": [
+            {"manager": "a", "operation": "Apply", "apiVersion": "v1", "time": "2026-01-01T00:00:00Z",
+             "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {"f:x": {}}}}]}, "data": {"x": "1"}})
+    );
+}
+
+#[test]
+fn a_field_no_longer_applied_goes_unless_another_owns_it() {
+    let first = apply_as("a", None, config_map(json!({"x": "1", "y": "2"})), &CONFIG_MAP, false).unwrap();
+    let second = apply_as("b", Some(&first), config_map(json!({"y": "2"})), &CONFIG_MAP, false).unwrap();
+    let third = apply_as("a", Some(&second), config_map(json!({})), &CONFIG_MAP, false).unwrap();
+    assert_eq!(third["data"], json!({"y": "2"}));
+    let managers: Vec<&str> =
+        meta::managed_fields(&third).iter().map(|entry| entry["manager"].as_str().unwrap()).collect();
+    assert_eq!(managers, ["a", "b"]);
+}
+
+#[test]
+fn conflicts_name_managers_and_fields() {
+    let first = apply_as("a", None, config_map(json!({"x": "1", "y": "1"})), &CONFIG_MAP, false).unwrap();
+    let status = apply_as("b", Some(&first), config_map(json!({"x": "2"})), &CONFIG_MAP, false).unwrap_err();
+    assert_eq!((status.code, status.reason.as_str()), (409, "Conflict"));
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"a\": .data.x");
+    let cause = &status.details.unwrap().causes[0];
+    assert_eq!((cause.cause_type.as_str(), cause.field.as_str()), ("FieldManagerConflict", ".data.x"));
+    let status = apply_as("b", Some(&first), config_map(json!({"x": "2", "y": "2"})), &CONFIG_MAP, false).unwrap_err();
+    assert_eq!(status.message, "Apply failed with 2 conflicts: conflicts with \"a\":\n- .data.x\n- .data.y");
+    let forced = apply_as("b", Some(&first), config_map(json!({"x": "2"})), &CONFIG_MAP, true).unwrap();
+    assert_eq!(forced["data"], json!({"x": "2", "y": "1"}));
+    let fields: Vec<Value> = meta::managed_fields(&forced).iter().map(|entry| entry["fieldsV1"].clone()).collect();
+    assert_eq!(fields, [json!({"f:data": {"f:y": {}}}), json!({"f:data": {"f:x": {}}})]);
+}
+
+#[test]
+fn updates_take_what_they_change() {
+    let first = apply_as("a", None, config_map(json!({"x": "1", "y": "1"})), &CONFIG_MAP, false).unwrap();
+    let mut new = first.clone();
+    new["data"] = json!({"x": "2", "z": "3"});
+    track_update(Some(&first), &mut new, &ty(&CONFIG_MAP), &writer("kubectl-edit", &CONFIG_MAP));
+    let entries: Vec<(Value, Value)> = meta::managed_fields(&new)
+        .iter()
+        .map(|entry| (entry["operation"].clone(), entry["fieldsV1"].clone()))
+        .collect();
+    assert_eq!(entries, [(json!("Update"), json!({"f:data": {"f:x": {}, "f:z": {}}}))]);
+    let status = apply_as("a", Some(&new), config_map(json!({"x": "1"})), &CONFIG_MAP, false).unwrap_err();
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"kubectl-edit\" using v1: .data.x");
+}
+
+#[test]
+fn a_create_is_tracked_and_an_unmanaged_object_is_not() {
+    let mut new = decoded(config_map(json!({"x": "1"})), &CONFIG_MAP);
+    track_update(None, &mut new, &ty(&CONFIG_MAP), &writer("kubectl-create", &CONFIG_MAP));
+    assert_eq!(meta::managed_fields(&new)[0]["fieldsV1"], json!({"f:data": {".": {}, "f:x": {}}}));
+    let mut live = decoded(config_map(json!({"x": "1"})), &CONFIG_MAP);
+    meta::set_uid(&mut live, "u");
+    let mut new = live.clone();
+    new["data"]["x"] = json!("2");
+    track_update(Some(&live), &mut new, &ty(&CONFIG_MAP), &writer("m", &CONFIG_MAP));
+    assert!(meta::managed_fields(&new).is_empty());
+    let applied = apply_as("a", Some(&live), config_map(json!({"y": "2"})), &CONFIG_MAP, false).unwrap();
+    let names: Vec<&str> = meta::managed_fields(&applied).iter().map(|e| e["manager"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "before-first-apply"]);
+}
+
+#[test]
+fn keyed_lists_merge_by_key() {
+    let deployment = |containers: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+            "spec": {"template": {"spec": {"containers": containers}}}})
+    };
+    let first = apply_as(
+        "a",
+        None,
+        deployment(json!([{"name": "web", "image": "1", "ports": [{"containerPort": 80}]}])),
+        &DEPLOYMENT,
+        false,
+    );
+    let first = first.unwrap();
+    assert_eq!(
+        meta::managed_fields(&first)[0]["fieldsV1"],
+        json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:image": {}, "f:name": {},
+            "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}}}}}}})
+    );
+    let second =
+        apply_as("b", Some(&first), deployment(json!([{"name": "side", "image": "2"}])), &DEPLOYMENT, false).unwrap();
+    let names = |object: &Value| -> Vec<String> {
+        meta::array_at(object, &["spec", "template", "spec", "containers"])
+            .iter()
+            .map(|c| c["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(names(&second), ["web", "side"]);
+    let third = apply_as("a", Some(&second), deployment(json!([])), &DEPLOYMENT, false).unwrap();
+    assert_eq!(names(&third), ["side"]);
+}
+
+#[test]
+fn bad_configurations_are_refused_as_upstream() {
+    let bad = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}, "spec": {"foo": 1}});
+    let status = apply_as("a", None, bad, &DEPLOYMENT, false).unwrap_err();
+    assert_eq!(
+        status.message,
+        "failed to create typed patch object (n/d; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema"
+    );
+    let twice = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
+        "spec": {"template": {"spec": {"containers": [{"name": "a"}, {"name": "a"}]}}}});
+    let status = apply_as("a", None, twice, &DEPLOYMENT, false).unwrap_err();
+    assert!(
+        status.message.ends_with(".spec.template.spec.containers: duplicate entries for key [name=\"a\"]"),
+        "{}",
+        status.message
+    );
+    let managed = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "managedFields": []}});
+    assert_eq!(
+        apply_as("a", None, managed, &CONFIG_MAP, false).unwrap_err().message,
+        "metadata.managedFields must be nil"
+    );
+    let other = apply_as("a", None, config_map(json!({})), &DEPLOYMENT, false).unwrap_err();
+    assert_eq!(other.message, "invalid object type: /v1, Kind=ConfigMap");
+}
+
+#[test]
+fn old_updates_are_folded() {
+    let mut object = decoded(config_map(json!({})), &CONFIG_MAP);
+    track_update(None, &mut object, &ty(&CONFIG_MAP), &writer("m", &CONFIG_MAP));
+    for index in 0..12 {
+        let live = object.clone();
+        meta::set(&mut object, &["data", &format!("k{index}")], "v");
+        let (manager, now) = (format!("m{index}"), format!("2026-01-01T00:00:{index:02}Z"));
+        let writer = Writer { manager: &manager, now: &now, ..writer("", &CONFIG_MAP) };
+        track_update(Some(&live), &mut object, &ty(&CONFIG_MAP), &writer);
+    }
+    let names: Vec<&str> = meta::managed_fields(&object).iter().map(|e| e["manager"].as_str().unwrap()).collect();
+    assert_eq!(names, ["ancient-changes", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11"]);
+}
+
+#[test]
+fn kubectl_takes_over_from_client_side_apply() {
+    let config = config_map(json!({"x": "1"}));
+    let mut live = decoded(config.clone(), &CONFIG_MAP);
+    meta::set_annotation(&mut live, LAST_APPLIED, &config.to_string());
+    track_update(None, &mut live, &ty(&CONFIG_MAP), &writer("kubectl-client-side-apply", &CONFIG_MAP));
+    let next = apply_as("kubectl", Some(&live), config_map(json!({"x": "2"})), &CONFIG_MAP, false).unwrap();
+    assert_eq!(next["data"]["x"], "2");
+    assert!(meta::annotation(&next, LAST_APPLIED).unwrap().contains("\"x\":\"2\""));
+}
