@@ -160,7 +160,7 @@ impl Server {
             }
             Answer::Alias { record, target } => {
                 let mut answer = response(query);
-                answer.add_answer(record);
+                answer.add_answer(*record);
                 match question.query_type() {
                     RecordType::A | RecordType::AAAA => Step::Follow { answer, target },
                     _ => Step::Done(answer),

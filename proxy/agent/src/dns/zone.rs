@@ -23,7 +23,7 @@ pub enum Answer {
     /// There is no such name.
     NxDomain,
     /// An alias; who asks for addresses wants those of the target too.
-    Alias { record: Record, target: Name },
+    Alias { record: Box<Record>, target: Name },
     /// Not ours.
     Forward,
     /// Ours, but not known yet.
@@ -194,7 +194,7 @@ impl Zone {
             let record = Record::from_rdata(name.clone(), TTL, RData::CNAME(CNAME(target.clone())));
             return match kind {
                 RecordType::CNAME => Answer::Records { answers: vec![record], additionals: vec![] },
-                _ => Answer::Alias { record, target },
+                _ => Answer::Alias { record: Box::new(record), target },
             };
         }
         match rest {
