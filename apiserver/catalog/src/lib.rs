@@ -9,19 +9,34 @@
 //! object that fits the schema.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
 pub mod apps;
+pub mod authentication;
+pub mod authorization;
+pub mod autoscaling;
+pub mod batch;
 mod builder;
+pub mod certificates;
 mod check;
 mod columns;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+pub mod flowcontrol;
 mod json;
 mod names;
 mod net;
+pub mod networking;
+pub mod node;
+pub mod policy;
 pub mod rbac;
+pub mod resource;
 mod rules;
+pub mod scheduling;
 pub mod spec;
+pub mod storage;
 
 use spec::ResourceSpec;
 
@@ -51,11 +66,52 @@ pub fn all() -> Vec<ResourceSpec> {
         apps::replica_set::spec(),
         apps::stateful_set::spec(),
         core::event::events_spec(),
+        admissionregistration::policies::mutating_policy(),
+        admissionregistration::policies::mutating_binding(),
+        admissionregistration::webhooks::mutating(),
+        admissionregistration::policies::validating_policy(),
+        admissionregistration::policies::validating_binding(),
+        admissionregistration::webhooks::validating(),
+        apiextensions::custom_resource_definition(),
+        apiregistration::api_service(),
+        authentication::self_subject_review(),
+        authentication::token_review(),
+        authorization::local_subject_access_review(),
+        authorization::self_subject_access_review(),
+        authorization::self_subject_rules_review(),
+        authorization::subject_access_review(),
+        autoscaling::horizontal_pod_autoscaler(),
+        batch::cron_job::spec(),
+        batch::job::spec(),
+        certificates::certificate_signing_request(),
+        coordination::lease(),
+        discovery::endpoint_slice(),
+        flowcontrol::flow_schema(),
+        flowcontrol::priority_level_configuration(),
+        networking::ingress::ingress_class(),
+        networking::ingress::ingress(),
+        networking::addresses::ip_address(),
+        networking::network_policy::spec(),
+        networking::addresses::service_cidr(),
+        node::runtime_class(),
+        policy::pod_disruption_budget(),
         rbac::bindings::cluster_role_binding(),
         rbac::roles::cluster_role(),
         rbac::bindings::role_binding(),
         rbac::roles::role(),
-        coordination::lease(),
-        discovery::endpoint_slice(),
+        resource::claims::device_class(),
+        resource::claims::claim(),
+        resource::claims::template(),
+        resource::slices::slice(),
+        scheduling::priority_class(),
+        storage::csi::driver(),
+        storage::csi::node(),
+        storage::csi::storage_capacity(),
+        storage::storage_class::storage_class(),
+        storage::volume_attachment::spec(),
+        storage::storage_class::volume_attributes_class(),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,3 +31,9 @@ pub fn endpoint_problem(text: &str) -> Option<String> {
         None
     }
 }
+
+/// A network from its sloppy text.
+pub fn cidr(text: &str) -> Option<ipnet::IpNet> {
+    let (address, length) = text.split_once('/')?;
+    ipnet::IpNet::new(parse(address)?, length.parse().ok()?).ok()
+}

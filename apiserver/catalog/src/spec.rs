@@ -111,6 +111,9 @@ pub enum Subresource {
 pub struct Context<'a> {
     pub now: DateTime<Utc>,
     pub user: &'a str,
+    pub uid: &'a str,
+    pub groups: &'a [String],
+    pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
     pub namespace: Option<&'a str>,
     /// For server-made random names and uids.
     pub random: &'a dyn Fn() -> u64,

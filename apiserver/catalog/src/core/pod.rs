@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::podspec::{self, Pod, defaults, resources};
+use super::podspec::{self, Pod, defaults};
 use crate::builder::{Def, READ_WRITE};
 use crate::check::Report;
 use crate::columns::{AGE, Column, NAME, Row, Table, condition_true, human, name, text, time, wide};
@@ -764,9 +764,4 @@ fn cells(pod: &Value, row: &Row) -> Vec<Value> {
         or_none(pod.text("status.nominatedNodeName")),
         if gates.is_empty() { "<none>".into() } else { format!("{open}/{}", gates.len()).into() },
     ]
-}
-
-/// Total of a resource over a pod's containers, for quotas and the like.
-pub fn requested(pod: &Value, list: &str, name: &str) -> Option<skeg_machinery::quantity::Quantity> {
-    resources::aggregate(pod.at("spec"), list, name)
 }

@@ -1,0 +1,356 @@
+//! Validating and mutating admission policies and their bindings.
+
+use serde_json::{Value, json};
+use skeg_machinery::field::{ErrorList, Path};
+use skeg_machinery::validation as rules;
+
+use super::{GROUP, check_match_conditions, check_rule, default_rule};
+use crate::builder::Def;
+use crate::check::Report;
+use crate::columns::{AGE, Column, NAME, Row, Table, count, int, name, text};
+use crate::json::{Read, Write};
+use crate::names;
+use crate::rules::{Part, Rules};
+use crate::spec::{Generation, ResourceSpec};
+
+const BINDING: &[Column] = const { &[NAME, text("PolicyName"), text("ParamRef"), AGE] };
+const RULES: Rules = Rules { generation: Generation::OnSpecChange, unconditional_update: false, ..Rules::PLAIN };
+
+fn def(resource: &'static str, kind: &'static str) -> Def {
+    Def::new(GROUP, "v1", resource, kind).cluster().categories(&["api-extensions"])
+}
+
+pub fn validating_policy() -> ResourceSpec {
+    def("validatingadmissionpolicies", "ValidatingAdmissionPolicy")
+        .status(Part::status(|policy, _| {
+            let mut e = ErrorList::new();
+            e.conditions(&Path::new("status").child("conditions"), policy.list("status.conditions"));
+            e
+        }))
+        .columns(Table {
+            columns: const { &[NAME, int("Validations"), text("ParamKind"), AGE] },
+            cells: |policy, row| {
+                vec![name(policy), count(policy, "spec.validations"), param_kind(policy), row.age(policy)]
+            },
+        })
+        .rules(Rules {
+            defaults: |_, policy| default_policy(policy),
+            create: |_, policy| policy.set("status", json!({})),
+            check: check_validating,
+            check_update: |policy, _| check_validating(policy),
+            status: true,
+            ..RULES
+        })
+        .build()
+}
+
+pub fn mutating_policy() -> ResourceSpec {
+    def("mutatingadmissionpolicies", "MutatingAdmissionPolicy")
+        .columns(Table {
+            columns: const { &[NAME, int("Mutations"), text("ParamKind"), AGE] },
+            cells: |policy, row| {
+                vec![name(policy), count(policy, "spec.mutations"), param_kind(policy), row.age(policy)]
+            },
+        })
+        .rules(Rules {
+            defaults: |_, policy| {
+                default_policy(policy);
+                policy.default_to("spec.reinvocationPolicy", "Never");
+            },
+            check: check_mutating,
+            check_update: |policy, _| check_mutating(policy),
+            ..RULES
+        })
+        .build()
+}
+
+pub fn validating_binding() -> ResourceSpec {
+    def("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
+        .columns(Table { columns: BINDING, cells: binding_cells })
+        .rules(Rules {
+            defaults: |_, binding| default_match(binding, "spec.matchResources"),
+            check: check_validating_binding,
+            check_update: |binding, _| check_validating_binding(binding),
+            ..RULES
+        })
+        .build()
+}
+
+pub fn mutating_binding() -> ResourceSpec {
+    def("mutatingadmissionpolicybindings", "MutatingAdmissionPolicyBinding")
+        .columns(Table { columns: BINDING, cells: binding_cells })
+        .rules(Rules {
+            defaults: |_, binding| default_match(binding, "spec.matchResources"),
+            check: check_binding,
+            check_update: |binding, _| check_binding(binding),
+            ..RULES
+        })
+        .build()
+}
+
+fn param_kind(policy: &Value) -> Value {
+    let kind = policy.at("spec.paramKind");
+    match kind.is_null() {
+        true => "<unset>".into(),
+        false => format!("{}/{}", kind.text("apiVersion"), kind.text("kind")).into(),
+    }
+}
+
+fn binding_cells(binding: &Value, row: &Row) -> Vec<Value> {
+    let reference = binding.at("spec.paramRef");
+    let param = match (reference.text("name"), reference.text("namespace")) {
+        ("", _) if reference.has("selector") => reference.at("selector").to_string(),
+        ("", _) => "<unset>".into(),
+        (name, "") => format!("*/{name}"),
+        (name, namespace) => format!("{namespace}/{name}"),
+    };
+    vec![name(binding), binding.text("spec.policyName").into(), param.into(), row.age(binding)]
+}
+
+fn default_policy(policy: &mut Value) {
+    policy.default_to("spec.failurePolicy", "Fail");
+    default_match(policy, "spec.matchConstraints");
+}
+
+fn default_match(object: &mut Value, path: &str) {
+    if let Some(found) = object.at_mut(path) {
+        found.default_to("matchPolicy", "Equivalent");
+        found.default_to("namespaceSelector", json!({}));
+        found.default_to("objectSelector", json!({}));
+        for list in ["resourceRules", "excludeResourceRules"] {
+            found.each(list, default_rule);
+        }
+    }
+}
+
+fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) {
+    match spec.opt_text("failurePolicy") {
+        None => e.required(&path.child("failurePolicy"), ""),
+        policy => e.one_of_set(&path.child("failurePolicy"), policy, &["Fail", "Ignore"]),
+    }
+    if spec.has("paramKind") {
+        check_param_kind(e, &path.child("paramKind"), spec.at("paramKind"));
+    }
+    let at = path.child("matchConstraints");
+    if spec.has("matchConstraints") {
+        check_match(e, &at, spec.at("matchConstraints"));
+        if spec.list("matchConstraints.resourceRules").is_empty() {
+            e.required(&at.child("resourceRules"), "");
+        }
+    } else {
+        e.required(&at, "");
+    }
+    check_match_conditions(e, &path.child("matchConditions"), spec.list("matchConditions"));
+    for (index, variable) in spec.list("variables").iter().enumerate() {
+        let at = path.child("variables").index(index);
+        let name = variable.text("name");
+        if name.trim().is_empty() {
+            e.required(&at.child("name"), "name is not specified");
+        } else if !identifier(name) {
+            e.invalid(&at.child("name"), name, "must be a valid CEL identifier");
+        }
+        if variable.text("expression").trim().is_empty() {
+            e.required(&at.child("expression"), "expression is not specified");
+        }
+    }
+}
+
+fn identifier(name: &str) -> bool {
+    let start = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    start && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn check_param_kind(e: &mut ErrorList, path: &Path, kind: &Value) {
+    let version = kind.text("apiVersion");
+    let at = path.child("apiVersion");
+    if e.need(&at, version) {
+        let (group, version_only) = version.split_once('/').unwrap_or(("", version));
+        let problems = if group.is_empty() { Vec::new() } else { rules::is_dns1123_subdomain(group) };
+        if !problems.is_empty() {
+            e.invalid(&at, group, problems.join(","));
+        }
+        let problems = rules::is_dns1035_label(version_only);
+        if version_only.is_empty() {
+            e.invalid(&at, version, "version must be specified");
+        } else if !problems.is_empty() {
+            e.invalid(&at, version_only, problems.join(","));
+        }
+    }
+    let name = kind.text("kind");
+    if e.need(&path.child("kind"), name) {
+        let problems = rules::is_dns1035_label(&name.to_lowercase());
+        if !problems.is_empty() {
+            let detail = format!("may have mixed case, but should otherwise match: {}", problems.join(","));
+            e.invalid(&path.child("kind"), name, detail);
+        }
+    }
+}
+
+fn check_match(e: &mut ErrorList, path: &Path, found: &Value) {
+    match found.opt_text("matchPolicy") {
+        None => e.required(&path.child("matchPolicy"), ""),
+        policy => e.one_of_set(&path.child("matchPolicy"), policy, &["Equivalent", "Exact"]),
+    }
+    for member in ["namespaceSelector", "objectSelector"] {
+        if found.has(member) {
+            e.selector(&path.child(member), found.at(member));
+        } else {
+            e.required(&path.child(member), "");
+        }
+    }
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for (index, rule) in found.list(list).iter().enumerate() {
+            let at = path.child(list).index(index);
+            let names = rule.texts("resourceNames");
+            for (nth, name) in names.iter().enumerate() {
+                e.path_segment(&at.child("resourceNames").index(nth), name);
+                if names[..nth].contains(name) {
+                    e.duplicate(&at.child("resourceNames").index(nth), *name);
+                }
+            }
+            check_rule(e, &at, rule);
+        }
+    }
+}
+
+fn check_validating(policy: &Value) -> ErrorList {
+    const ONE: &str = "validations or auditAnnotations must contain at least one item";
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = policy.at("spec");
+    check_policy(&mut e, &path, spec);
+    let (validations, audits) = (spec.list("validations"), spec.list("auditAnnotations"));
+    if validations.is_empty() && audits.is_empty() {
+        e.required(&path.child("validations"), ONE);
+        e.required(&path.child("auditAnnotations"), ONE);
+    }
+    for (index, validation) in validations.iter().enumerate() {
+        check_validation(&mut e, &path.child("validations").index(index), validation);
+    }
+    if audits.len() > 20 {
+        let value = spec.at("auditAnnotations").clone();
+        e.invalid(&path.child("auditAnnotations"), value, "must not have more than 20 auditAnnotations");
+    }
+    for (index, audit) in audits.iter().enumerate() {
+        let at = path.child("auditAnnotations").index(index);
+        let key = audit.text("key");
+        if key.is_empty() {
+            e.required(&at.child("key"), "key is not specified");
+        } else {
+            e.qualified_name(&at.child("key"), &format!("{}/{key}", policy.text("metadata.name")));
+        }
+        if audit.text("valueExpression").trim().is_empty() {
+            e.required(&at.child("valueExpression"), "valueExpression is not specified");
+        }
+        if audits[..index].iter().any(|other| other.text("key") == key) {
+            e.duplicate(&at.child("key"), key);
+        }
+    }
+    e
+}
+
+fn check_validation(e: &mut ErrorList, path: &Path, validation: &Value) {
+    if validation.text("expression").trim().is_empty() {
+        e.required(&path.child("expression"), "expression is not specified");
+    }
+    for member in ["messageExpression", "message"] {
+        let text = validation.text(member);
+        if !text.is_empty() && text.trim().is_empty() {
+            e.invalid(&path.child(member), text, "must be non-empty if specified");
+        } else if member == "message" && text.trim().contains(['\n', '\r']) {
+            e.invalid(&path.child(member), text, "must not contain line breaks");
+        }
+    }
+    let known = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
+    e.one_of_set(&path.child("reason"), validation.opt_text("reason"), &known);
+}
+
+fn check_mutating(policy: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = policy.at("spec");
+    check_policy(&mut e, &path, spec);
+    let mutations = spec.list("mutations");
+    if mutations.is_empty() {
+        e.required(&path.child("mutations"), "mutations must contain at least one item");
+    }
+    for (index, mutation) in mutations.iter().enumerate() {
+        let at = path.child("mutations").index(index);
+        let member = match mutation.text("patchType") {
+            "ApplyConfiguration" => "applyConfiguration",
+            "JSONPatch" => "jsonPatch",
+            kind => {
+                e.one_of(&at.child("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]);
+                continue;
+            }
+        };
+        if mutation.at(member).text("expression").trim().is_empty() {
+            e.required(&at.child(member).child("expression"), "expression is not specified");
+        }
+    }
+    match spec.text("reinvocationPolicy") {
+        "" => e.required(&path.child("reinvocationPolicy"), ""),
+        policy => e.one_of_set(&path.child("reinvocationPolicy"), Some(policy), &["IfNeeded", "Never"]),
+    }
+    e
+}
+
+fn check_binding(binding: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = binding.at("spec");
+    let policy = spec.text("policyName");
+    if e.need(&path.child("policyName"), policy) {
+        e.each(&path.child("policyName"), policy, names::subdomain(policy, false));
+    }
+    if spec.has("paramRef") {
+        check_param_ref(&mut e, &path.child("paramRef"), spec.at("paramRef"));
+    }
+    if spec.has("matchResources") {
+        check_match(&mut e, &path.child("matchResources"), spec.at("matchResources"));
+    }
+    e
+}
+
+fn check_param_ref(e: &mut ErrorList, path: &Path, reference: &Value) {
+    const EXCLUSIVE: &str = "name and selector are mutually exclusive";
+    let (name, selector) = (reference.text("name"), reference.has("selector"));
+    if !name.is_empty() {
+        e.path_segment(&path.child("name"), name);
+        if selector {
+            e.forbidden(&path.child("name"), EXCLUSIVE);
+        }
+    }
+    if selector {
+        e.selector(&path.child("selector"), reference.at("selector"));
+        if !name.is_empty() {
+            e.forbidden(&path.child("selector"), EXCLUSIVE);
+        }
+    }
+    if name.is_empty() && !selector {
+        e.required(path, "one of name or selector must be specified");
+    }
+    let action = reference.text("parameterNotFoundAction");
+    e.one_of(&path.child("parameterNotFoundAction"), action, &["Deny", "Allow"]);
+}
+
+fn check_validating_binding(binding: &Value) -> ErrorList {
+    let mut e = check_binding(binding);
+    let path = Path::new("spec").child("validationActions");
+    let actions = binding.texts("spec.validationActions");
+    if actions.is_empty() {
+        e.required(&path, "at least one validation action is required");
+    }
+    for (index, action) in actions.iter().enumerate() {
+        e.one_of_set(&path.index(index), Some(action), &["Audit", "Deny", "Warn"]);
+        if actions[..index].contains(action) {
+            e.duplicate(&path.index(index), *action);
+        }
+    }
+    if actions.contains(&"Deny") && actions.contains(&"Warn") {
+        let value = binding.at("spec.validationActions").clone();
+        let detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)";
+        e.invalid(&path, value, detail);
+    }
+    e
+}

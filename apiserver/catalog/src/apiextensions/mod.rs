@@ -1,0 +1,291 @@
+//! The apiextensions.k8s.io group: CustomResourceDefinitions as objects. What they make servable, and CEL in their
+//! schemas, is the server's.
+
+mod schema;
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use skeg_machinery::field::{Error, ErrorList, Path};
+use skeg_machinery::validation as rules;
+
+use crate::admissionregistration::check_client;
+use crate::builder::Def;
+use crate::check::{IMMUTABLE, Report};
+use crate::columns::{self, condition_true};
+use crate::json::{Read, Write};
+use crate::rules::{Part, Rules};
+use crate::spec::ResourceSpec;
+
+pub fn custom_resource_definition() -> ResourceSpec {
+    Def::new("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
+        .cluster()
+        .short(&["crd", "crds"])
+        .categories(&["api-extensions"])
+        .status(Part::status(|crd, _| {
+            let mut e = ErrorList::new();
+            check_status(&mut e, crd);
+            e
+        }))
+        .columns(columns::DEFAULT)
+        .rules(Rules {
+            defaults,
+            create: |_, crd| {
+                crd.set("status", json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}}));
+                store_version(crd);
+            },
+            check: |crd| check(crd, None),
+            update: |_, crd, _| store_version(crd),
+            check_update: |crd, old| check(crd, Some(old)),
+            ..Rules::BASE
+        })
+        .build()
+}
+
+fn defaults(_: &str, crd: &mut Value) {
+    if !crd.has("spec") {
+        crd.set("spec", json!({}));
+    }
+    let kind = crd.text("spec.names.kind").to_owned();
+    crd.default_zero("spec.names.singular", kind.to_lowercase());
+    if !kind.is_empty() {
+        crd.default_zero("spec.names.listKind", format!("{kind}List"));
+    }
+    crd.default_to("spec.conversion", json!({"strategy": "None"}));
+    if let Some(service) = crd.at_mut("spec.conversion.webhook.clientConfig.service") {
+        service.default_to("port", 443);
+    }
+    if crd.list("status.storedVersions").is_empty() {
+        store_version(crd);
+    }
+}
+
+/// The storage version is one that objects may be stored in from now on.
+fn store_version(crd: &mut Value) {
+    let Some(storage) = crd.list("spec.versions").iter().find(|version| version.flag("storage")) else { return };
+    let name = storage.text("name").to_owned();
+    let mut stored = crd.list("status.storedVersions").to_vec();
+    if !stored.iter().any(|version| *version == name) {
+        stored.push(name.into());
+        crd.set("status.storedVersions", stored);
+    }
+}
+
+fn check_status(e: &mut ErrorList, crd: &Value) {
+    let path = Path::new("status");
+    let all = crd.list("status.conditions");
+    for (index, condition) in all.iter().enumerate() {
+        let at = path.child("conditions").index(index);
+        e.need(&at.child("type"), condition.text("type"));
+        let known = ["False", "True", "Unknown"];
+        e.one_of(&at.child("status"), condition.text("status"), &known);
+    }
+}
+
+fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = crd.at("spec");
+    let own = crd.text("metadata.name");
+    if own != format!("{}.{}", spec.text("names.plural"), spec.text("group")) {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        e.invalid(&Path::new("metadata").child("name"), own, detail);
+    }
+    let group = spec.text("group");
+    if e.need(&path.child("group"), group) {
+        let problems = rules::is_dns1123_subdomain(group);
+        if !problems.is_empty() {
+            e.invalid(&path.child("group"), group, problems.join(","));
+        } else if !group.contains('.') {
+            e.invalid(&path.child("group"), group, "should be a domain with at least one dot");
+        }
+    }
+    e.one_of(&path.child("scope"), spec.text("scope"), &["Cluster", "Namespaced"]);
+    if spec.flag("preserveUnknownFields") && !old.is_some_and(|old| old.flag("spec.preserveUnknownFields")) {
+        let detail =
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
+        e.invalid(&path.child("preserveUnknownFields"), true, detail);
+    }
+    versions(&mut e, &path.child("versions"), spec);
+    check_names(&mut e, &path.child("names"), spec.at("names"));
+    conversion(&mut e, &path.child("conversion"), spec.at("conversion"));
+    if let Some(old) = old.filter(|old| condition_true(old, "status.conditions", "Established")) {
+        for member in ["group", "scope", "names.plural", "names.kind"] {
+            if spec.at(member) != old.at("spec").at(member) {
+                let at = member.split('.').fold(path.clone(), |path, name| path.child(name));
+                e.invalid(&at, spec.at(member).clone(), IMMUTABLE);
+            }
+        }
+    }
+    check_status(&mut e, crd);
+    stored_versions(&mut e, crd);
+    e
+}
+
+fn stored_versions(e: &mut ErrorList, crd: &Value) {
+    let path = Path::new("status").child("storedVersions");
+    let stored = crd.texts("status.storedVersions");
+    let value = crd.at("status.storedVersions");
+    if stored.is_empty() {
+        e.invalid(&path, value.clone(), "must have at least one stored version");
+        return;
+    }
+    let mut known = BTreeSet::new();
+    for version in crd.list("spec.versions") {
+        let name = version.text("name");
+        known.insert(name);
+        if version.flag("storage") && !stored.contains(&name) {
+            e.invalid(&path, value.clone(), format!("must have the storage version {name}"));
+        }
+    }
+    for (index, name) in stored.into_iter().enumerate().filter(|(_, name)| !known.contains(name)) {
+        let detail = format!(
+            "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
+        );
+        e.invalid(&path.index(index), name, detail);
+    }
+}
+
+fn versions(e: &mut ErrorList, path: &Path, spec: &Value) {
+    let all = spec.list("versions");
+    for (index, version) in all.iter().enumerate() {
+        if !version.has("schema.openAPIV3Schema") {
+            e.required(&path.index(index).child("schema").child("openAPIV3Schema"), "");
+        }
+    }
+    for (index, version) in all.iter().enumerate() {
+        let at = path.index(index);
+        let name = version.text("name");
+        let problems = rules::is_dns1035_label(name);
+        if !problems.is_empty() {
+            e.invalid(&at.child("name"), name, problems.join(","));
+        }
+        check_version(e, &at, version);
+    }
+    let names: BTreeSet<&str> = all.iter().map(|version| version.text("name")).collect();
+    let value = spec.at("versions");
+    if names.len() < all.len() {
+        e.invalid(path, value.clone(), "must contain unique version names");
+    }
+    if all.iter().filter(|version| version.flag("storage")).count() != 1 {
+        e.invalid(path, value.clone(), "must have exactly one version marked as storage version");
+    }
+}
+
+fn check_version(e: &mut ErrorList, path: &Path, version: &Value) {
+    if let Some(warning) = version.opt_text("deprecationWarning") {
+        let at = path.child("deprecationWarning");
+        let problem = if !version.flag("deprecated") {
+            "can only be set for deprecated versions"
+        } else if warning.len() > 256 {
+            "must be <= 256 characters long"
+        } else if warning.is_empty() {
+            "must not be an empty string"
+        } else {
+            ""
+        };
+        if !problem.is_empty() {
+            e.invalid(&at, warning, problem);
+        }
+    }
+    let root = version.at("schema.openAPIV3Schema");
+    if !root.is_null() {
+        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root);
+    }
+    if version.has("subresources.scale") {
+        scale(e, &path.child("subresources").child("scale"), version.at("subresources.scale"));
+    }
+    for (index, column) in version.list("additionalPrinterColumns").iter().enumerate() {
+        let at = path.child("additionalPrinterColumns").index(index);
+        e.need(&at.child("name"), column.text("name"));
+        let types = ["boolean", "date", "integer", "number", "string"];
+        match column.text("type") {
+            "" => e.required(&at.child("type"), "must be one of boolean,date,integer,number,string"),
+            kind if !types.contains(&kind) => {
+                e.invalid(&at.child("type"), kind, "must be one of boolean,date,integer,number,string");
+            }
+            _ => {}
+        }
+        if column.text("jsonPath").is_empty() {
+            e.required(&at.child("jsonPath"), "");
+        }
+    }
+    let fields = version.list("selectableFields");
+    if fields.len() > 8 {
+        e.add(Error::too_many(&path.child("selectableFields"), fields.len() as i64, 8));
+    }
+    for (index, field) in fields.iter().enumerate() {
+        let at = path.child("selectableFields").index(index).child("jsonPath");
+        let target = field.text("jsonPath");
+        if e.need(&at, target) && fields[..index].iter().any(|other| other.text("jsonPath") == target) {
+            e.duplicate(&at, target);
+        }
+    }
+}
+
+fn scale(e: &mut ErrorList, path: &Path, scale: &Value) {
+    for (member, start) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
+        let target = scale.text(member);
+        if e.need(&path.child(member), target) && !target.starts_with(start) {
+            let detail = format!("should be a json path under {}", &start[..start.len() - 1]);
+            e.invalid(&path.child(member), target, detail);
+        }
+    }
+    let selector = scale.text("labelSelectorPath");
+    if !selector.is_empty() && !selector.starts_with(".spec.") && !selector.starts_with(".status.") {
+        let detail = "should be a json path under either .spec or .status";
+        e.invalid(&path.child("labelSelectorPath"), selector, detail);
+    }
+}
+
+fn check_names(e: &mut ErrorList, path: &Path, names: &Value) {
+    for member in ["plural", "singular", "kind", "listKind"] {
+        e.need(&path.child(member), names.text(member));
+    }
+    let mut label = |at: &Path, name: &str, mixed: bool| {
+        let problems = rules::is_dns1035_label(&if mixed { name.to_lowercase() } else { name.to_owned() });
+        if !name.is_empty() && !problems.is_empty() {
+            let words = if mixed { "may have mixed case, but should otherwise match: " } else { "" };
+            e.invalid(at, name, format!("{words}{}", problems.join(",")));
+        }
+    };
+    for member in ["plural", "singular"] {
+        label(&path.child(member), names.text(member), false);
+    }
+    for member in ["kind", "listKind"] {
+        label(&path.child(member), names.text(member), true);
+    }
+    for member in ["shortNames", "categories"] {
+        for (index, name) in names.texts(member).into_iter().enumerate() {
+            label(&path.child(member).index(index), name, false);
+        }
+    }
+    if !names.text("kind").is_empty() && names.text("kind") == names.text("listKind") {
+        let detail = "kind and listKind may not be the same";
+        e.invalid(&path.child("listKind"), names.text("listKind"), detail);
+    }
+}
+
+fn conversion(e: &mut ErrorList, path: &Path, conversion: &Value) {
+    let strategy = conversion.text("strategy");
+    e.one_of(&path.child("strategy"), strategy, &["None", "Webhook"]);
+    let at = path.child("webhookClientConfig");
+    let webhook = conversion.at("webhook");
+    if strategy == "Webhook" {
+        let versions = webhook.texts("conversionReviewVersions");
+        let field = path.child("conversionReviewVersions");
+        if webhook.at("clientConfig").is_null() {
+            e.required(&at, "required when strategy is set to Webhook");
+        } else {
+            check_client(e, &at, webhook.at("clientConfig"));
+        }
+        if versions.is_empty() {
+            e.required(&field, "");
+        } else if !versions.iter().any(|version| ["v1", "v1beta1"].contains(version)) {
+            let value = webhook.at("conversionReviewVersions").clone();
+            e.invalid(&field, value, "must include at least one of v1, v1beta1");
+        }
+    } else if webhook.has("clientConfig") {
+        e.forbidden(&at, "should not be set when strategy is not set to Webhook");
+    }
+}

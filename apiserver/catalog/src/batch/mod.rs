@@ -1,0 +1,5 @@
+//! The batch group.
+
+pub mod cron_job;
+pub mod job;
+pub mod job_spec;

@@ -1,0 +1,135 @@
+//! ResourceClaims, their templates, and DeviceClasses.
+
+use serde_json::{Value, json};
+use skeg_machinery::field::{ErrorList, Path};
+
+use super::{GROUP, check_claim, default_claim, many, opaque, selectors};
+use crate::builder::Def;
+use crate::check::Report;
+use crate::columns::{AGE, NAME, NAME_AGE, Table, name, text};
+use crate::json::{Read, Write};
+use crate::rules::{Metadata, Part, Rules};
+use crate::spec::{Generation, ResourceSpec};
+
+pub fn claim() -> ResourceSpec {
+    Def::new(GROUP, "v1", "resourceclaims", "ResourceClaim")
+        .status(Part { metadata: Metadata::ForStatus, check: check_status, ..Part::STATUS })
+        .columns(Table {
+            columns: const { &[NAME, text("State"), AGE] },
+            cells: |claim, row| vec![name(claim), state(claim).into(), row.age(claim)],
+        })
+        .rules(Rules {
+            defaults: |_, claim| default_claim(claim, "spec.devices"),
+            create: |_, claim| claim.set("status", json!({})),
+            check: |claim| {
+                let mut e = ErrorList::new();
+                check_claim(&mut e, &Path::new("spec").child("devices"), claim.at("spec.devices"));
+                e
+            },
+            check_update: |claim, old| {
+                let mut e = ErrorList::new();
+                e.immutable(&Path::new("spec"), claim.at("spec"), old.at("spec"));
+                e
+            },
+            generation: Generation::Never,
+            ..Rules::BASE
+        })
+        .build()
+}
+
+fn state(claim: &Value) -> String {
+    let deleted = claim.has("metadata.deletionTimestamp");
+    let mut states = Vec::new();
+    if deleted {
+        states.push("deleted");
+    }
+    if claim.has("status.allocation") {
+        states.push("allocated");
+        if !claim.list("status.reservedFor").is_empty() {
+            states.push("reserved");
+        }
+    } else if !deleted {
+        states.push("pending");
+    }
+    states.join(",")
+}
+
+fn check_status(claim: &Value, old: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("status");
+    let reserved = claim.list("status.reservedFor");
+    let at = path.child("reservedFor");
+    many(&mut e, &at, reserved, 256);
+    for (index, consumer) in reserved.iter().enumerate() {
+        for member in ["resource", "name", "uid"] {
+            e.need(&at.index(index).child(member), consumer.text(member));
+        }
+        if reserved[..index].iter().any(|other| other.text("uid") == consumer.text("uid")) {
+            e.duplicate(&at.index(index), consumer.text("uid"));
+        }
+    }
+    if !reserved.is_empty() && !claim.has("status.allocation") {
+        e.forbidden(&at, "may not be specified when `allocated` is not set");
+    } else if claim.has("metadata.deletionTimestamp") {
+        let before = old.list("status.reservedFor");
+        if reserved.iter().any(|consumer| !before.contains(consumer)) {
+            let detail = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
+            e.forbidden(&at, detail);
+        }
+    }
+    if claim.has("status.allocation") && old.has("status.allocation") {
+        e.immutable(&path.child("allocation"), claim.at("status.allocation"), old.at("status.allocation"));
+    }
+    e
+}
+
+pub fn template() -> ResourceSpec {
+    Def::new(GROUP, "v1", "resourceclaimtemplates", "ResourceClaimTemplate")
+        .columns(NAME_AGE)
+        .rules(Rules {
+            defaults: |_, template| default_claim(template, "spec.spec.devices"),
+            check: check_template,
+            check_update: |template, old| {
+                let mut e = check_template(template);
+                e.immutable(&Path::new("spec"), template.at("spec"), old.at("spec"));
+                e
+            },
+            ..Rules::PLAIN
+        })
+        .build()
+}
+
+fn check_template(template: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    e.annotations(&path.child("metadata").child("annotations"), template.at("spec.metadata.annotations"));
+    e.labels(&path.child("metadata").child("labels"), template.at("spec.metadata.labels"));
+    check_claim(&mut e, &path.child("spec").child("devices"), template.at("spec.spec.devices"));
+    e
+}
+
+pub fn device_class() -> ResourceSpec {
+    Def::new(GROUP, "v1", "deviceclasses", "DeviceClass")
+        .cluster()
+        .columns(NAME_AGE)
+        .rules(Rules {
+            check: check_class,
+            check_update: |class, _| check_class(class),
+            generation: Generation::OnSpecChange,
+            ..Rules::PLAIN
+        })
+        .build()
+}
+
+fn check_class(class: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    let path = Path::new("spec");
+    selectors(&mut e, &path.child("selectors"), class.list("spec.selectors"));
+    let configurations = class.list("spec.config");
+    many(&mut e, &path.child("config"), configurations, 32);
+    for (index, configuration) in configurations.iter().enumerate() {
+        let at = path.child("config").index(index).child("opaque");
+        opaque(&mut e, &at, configuration.at("opaque"));
+    }
+    e
+}
