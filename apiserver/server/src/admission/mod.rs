@@ -19,7 +19,7 @@ pub mod pod_resources;
 pub mod priority;
 // pub mod resource_quota;
 pub mod service_account;
-// pub mod service_addresses;
+pub mod service_addresses;
 pub mod storage;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
