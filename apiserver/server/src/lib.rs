@@ -38,5 +38,6 @@ mod selection;
 pub mod server;
 pub mod serving;
 pub mod special;
+pub mod standard;
 pub mod streaming;
 mod write;

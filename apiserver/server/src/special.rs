@@ -3,6 +3,7 @@
 
 pub mod binding;
 pub mod eviction;
+pub mod reviews;
 pub mod token;
 
 use std::sync::Arc;

@@ -1,4 +1,15 @@
-//! What a new cluster has before anybody asks for it.
+//! What a new cluster has before anybody asks for it, and how the parts of the edge are put together.
+//!
+//! ```text
+//! Edge::new(resources, pki, options) ─ chain() ─> Server::install
+//!      └ start(): follow RBAC, nodes, services ─> initial objects ─> ready
+//! ```
+
 pub mod aggregation;
-pub mod cluster;
+pub mod edge;
+pub mod initial;
+pub mod objects;
+pub mod oidc;
 pub mod policy;
+
+pub use edge::{Edge, EdgeOptions};

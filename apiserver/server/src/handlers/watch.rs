@@ -117,6 +117,7 @@ struct Plan {
     initial: bool,
     end_of_initial: bool,
     end: Instant,
+    last_bookmark: Instant,
 }
 
 impl Plan {
@@ -126,6 +127,7 @@ impl Plan {
             initial: start.initial,
             end_of_initial: options.allow_watch_bookmarks && options.send_initial_events == Some(true),
             end: Instant::now() + timeout,
+            last_bookmark: Instant::now() + timeout - LAST_BOOKMARK.min(timeout / 2),
         }
     }
 }
@@ -245,7 +247,8 @@ struct Running {
     frames: Frames,
     plan: Plan,
     shutdown: CancellationToken,
-    next_bookmark: Instant,
+    /// `None` after the last.
+    next_bookmark: Option<Instant>,
     /// Nothing at or below it is new to the client.
     sent: u64,
     ended: bool,
@@ -257,9 +260,10 @@ const BATCH: usize = 32 * 1024;
 fn run(mut watch: CacheWatch<Decoder>, frames: Frames, plan: Plan, shutdown: CancellationToken) -> Body {
     let initial = watch.take_initial();
     let initial = if plan.initial { initial } else { Vec::new() };
+    let first_bookmark = Instant::now() + BOOKMARK_EACH.mul_f64(0.8 + 0.4 * rand::random::<f64>());
     let running = Running {
         sent: watch.revision(),
-        next_bookmark: Instant::now() + BOOKMARK_EACH.mul_f64(0.8 + 0.4 * rand::random::<f64>()),
+        next_bookmark: plan.bookmarks.then(|| first_bookmark.min(plan.last_bookmark)),
         initial: initial.into_iter(),
         watch,
         frames,
@@ -309,8 +313,7 @@ impl Running {
 
     async fn live_chunk(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
-            let last_bookmark = self.plan.end.checked_sub(LAST_BOOKMARK).unwrap_or(self.plan.end);
-            let wake = self.next_bookmark.min(last_bookmark).max(Instant::now());
+            let wake = self.next_bookmark.unwrap_or(self.plan.end);
             tokio::select! {
                 biased;
                 event = self.watch.next() => match event {
@@ -327,10 +330,10 @@ impl Running {
                 },
                 () = self.shutdown.cancelled() => return Ok(None),
                 () = tokio::time::sleep_until(self.plan.end) => return Ok(None),
-                () = tokio::time::sleep_until(wake), if self.plan.bookmarks && self.next_bookmark < self.plan.end => {
+                () = tokio::time::sleep_until(wake), if self.next_bookmark.is_some() => {
                     let now = Instant::now();
-                    let final_one = now >= last_bookmark;
-                    self.next_bookmark = if final_one { self.plan.end } else { now + BOOKMARK_EACH };
+                    let next = (now + BOOKMARK_EACH).min(self.plan.last_bookmark);
+                    self.next_bookmark = (now < self.plan.last_bookmark).then_some(next);
                     self.watch.request_progress();
                 }
             }
