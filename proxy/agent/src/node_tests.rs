@@ -30,6 +30,11 @@ fn sh(command: &str) {
     assert!(out.status.success(), "{command}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
+/// The commands print no line that matches.
+fn no_line(commands: &str, pattern: &str) {
+    sh(&format!("found=$( ({commands}) | grep -E '{pattern}' || true); echo \"$found\" >&2; test -z \"$found\""));
+}
+
 /// Runs `test` on a thread of its own in a new network namespace.
 fn in_new_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
@@ -269,7 +274,7 @@ fn services_carry_real_connections() {
         let Node { runtime, config, events, .. } = node;
         drop(events);
         runtime.block_on(crate::teardown(&config)).unwrap();
-        sh("test -z \"$(nft list tables)\"; test -z \"$(ip route show proto 92)\"; ! ip link show cni0");
+        no_line("ip link; ip route; nft list tables", "cni0|skeg|10.96|10.244");
     });
 }
 
@@ -302,4 +307,138 @@ fn a_udp_client_follows_the_endpoints() {
         node.set(service(), vec![endpoint(b.ip, "node-1")]);
         assert_eq!(ask(), "b 10.244.1.9");
     });
+}
+
+/// A node whose pod network runs in a namespace of its own.
+struct Routed {
+    host: Host,
+    events: mpsc::Sender<Event>,
+    config: Config,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Routed {
+    /// Node `n`: address 172.31.0.n, pods 10.244.n.0/24; its link is on the bridge `underlay` of the current namespace.
+    fn new(n: u8, overlay: crate::Overlay, dir: &std::path::Path) -> Self {
+        let join = format!("ip link set n{n} master underlay");
+        let host = Host::new(&format!("n{n}"), &format!("172.31.0.{n}"), "172.31.0.254", &join);
+        let mut config = Config::new(format!("node-{n}"), host.ip);
+        config.overlay = overlay;
+        config.cni_conf_dir = dir.join(format!("node-{n}"));
+        config.cni_state_dir = dir.join(format!("addresses-{n}"));
+        // A host that forwards nothing by default.
+        host.enter(|| sh("iptables -P FORWARD DROP"));
+        let (events, receiver) = mpsc::channel(16);
+        let (stop, task) = (CancellationToken::new(), config.clone());
+        let guard = stop.clone().drop_guard();
+        host.enter(move || {
+            std::thread::spawn(move || {
+                crate::sysctl::prepare(&task);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(crate::network::run(&task, receiver, stop)).unwrap();
+            });
+        });
+        Self { host, events, config, _stop: guard }
+    }
+
+    fn tell(&self, event: Event) {
+        self.events.blocking_send(event).unwrap();
+    }
+
+    /// Attaches a pod through the configuration that the agent wrote and the distribution's plugin; returns its address.
+    fn attach(&self, plugins: &str) -> (Child, IpAddr) {
+        let path = self.config.cni_conf_dir.join("10-skeg.conflist");
+        let started = Instant::now();
+        while !path.exists() {
+            assert!(started.elapsed() < Duration::from_secs(5), "no CNI configuration");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let list: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut conf = list["plugins"][0].clone();
+        conf["cniVersion"] = list["cniVersion"].clone();
+        conf["name"] = list["name"].clone();
+        let mut command = Command::new("unshare");
+        let mut pod =
+            command.args(["--net", "sh", "-c", "echo; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+        pod.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let (netns, plugins) = (format!("/proc/{}/ns/net", pod.id()), plugins.to_owned());
+        let output = self.host.enter(move || {
+            let mut plugin = Command::new(format!("{plugins}/bridge"))
+                .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "pod"), ("CNI_IFNAME", "eth0")])
+                .envs([("CNI_NETNS", &netns), ("CNI_PATH", &plugins)])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            plugin.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+            plugin.wait_with_output().unwrap().stdout
+        });
+        let result: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        let address = result["ips"][0]["address"].as_str().unwrap_or_else(|| panic!("{result}"));
+        (pod, address.split('/').next().unwrap().parse().unwrap())
+    }
+}
+
+#[test]
+fn pods_of_two_nodes_reach_each_other_routed_and_over_vxlan() {
+    let plugins =
+        ["/usr/lib/cni", "/opt/cni/bin"].into_iter().find(|p| std::path::Path::new(p).join("bridge").exists());
+    let (true, Some(plugins)) = (enabled("pods_of_two_nodes_reach_each_other_routed_and_over_vxlan"), plugins) else {
+        return;
+    };
+    for overlay in [crate::Overlay::None, crate::Overlay::Vxlan] {
+        in_new_namespace(move || {
+            sh("ip link add underlay type bridge; ip addr add 172.31.0.254/24 dev underlay; ip link set underlay up");
+            let dir = std::env::temp_dir().join(format!("skeg-node-test-{}-{overlay:?}", std::process::id()));
+            let nodes = [1, 2].map(|n| Routed::new(n, overlay, &dir));
+            for node in &nodes {
+                for n in [1u8, 2] {
+                    let view = crate::model::NodeView {
+                        pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
+                        internal_ips: vec![IpAddr::from([172, 31, 0, n])],
+                        zone: None,
+                    };
+                    node.tell(Event::Node(format!("node-{n}").into(), Some(Arc::new(view))));
+                }
+                node.tell(Event::Synced(Source::Nodes));
+            }
+            let [(pod_a, a), (pod_b, b)] = [0, 1].map(|i| nodes[i].attach(plugins));
+            let (pod_a, pod_b) = (Host { holder: pod_a, ip: a }, Host { holder: pod_b, ip: b });
+            pod_b.serve("b");
+            let across = pod_a.enter(move || connect(SocketAddr::new(b, 8080)));
+            assert_eq!(across, format!("b {a}"), "{overlay:?}: the source stays the pod's");
+            let underlay = TcpListener::bind("172.31.0.254:9000").unwrap();
+            let out = pod_a
+                .enter(|| TcpStream::connect_timeout(&"172.31.0.254:9000".parse().unwrap(), Duration::from_secs(2)));
+            assert!(out.is_ok(), "{out:?}");
+            assert_eq!(underlay.accept().unwrap().1.ip(), nodes[0].host.ip, "what leaves the cluster is masqueraded");
+
+            nodes[0].tell(Event::Node("node-2".into(), None));
+            let started = Instant::now();
+            while nodes[0]
+                .host
+                .enter(|| Command::new("ip").args(["route"]).output().unwrap().stdout)
+                .windows(10)
+                .any(|w| w == b"10.244.2.0")
+            {
+                assert!(started.elapsed() < Duration::from_secs(5), "the route to a deleted node stays");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if overlay == crate::Overlay::Vxlan {
+                nodes[0]
+                    .host
+                    .enter(|| no_line("bridge fdb show dev skeg-vxlan; ip neigh show dev skeg-vxlan", "172.31|10.244"));
+            }
+            for node in nodes {
+                let config = node.config.clone();
+                node.host.enter(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(crate::teardown(&config)).unwrap();
+                    no_line("ip link; ip route; iptables -S; nft list tables", "cni0|skeg|10.244");
+                });
+                assert!(!node.config.cni_conf_dir.join("10-skeg.conflist").exists());
+            }
+            std::fs::remove_dir_all(dir).unwrap();
+        });
+    }
 }

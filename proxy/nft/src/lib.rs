@@ -15,6 +15,8 @@ pub mod expr;
 mod fake;
 mod kernel;
 mod object;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod transaction;
 

@@ -31,8 +31,7 @@ pub fn conflist(config: &Config, pod_cidrs: &[IpNet]) -> Value {
         },
     });
     if config.overlay == Overlay::Vxlan {
-        // VXLAN over IPv4 takes 50 bytes of each packet.
-        bridge["mtu"] = json!(1450);
+        bridge["mtu"] = json!(super::links::VXLAN_MTU);
     }
     json!({
         "cniVersion": "1.0.0",

@@ -1,7 +1,7 @@
 //! rtnetlink: routes, addresses and interfaces of this network namespace. Only what carries our marks is ever changed:
 //! the route protocol number, the interface names, the DNS address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
@@ -9,7 +9,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::LinkAttribute;
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourState};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 use tokio::task::JoinHandle;
@@ -24,6 +26,8 @@ const TO_PODS: RouteProtocol = RouteProtocol::Other(0x5b);
 const TO_SERVICES: RouteProtocol = RouteProtocol::Other(0x5c);
 const VNI: u32 = 1;
 const VXLAN_PORT: u16 = 8472;
+/// VXLAN over IPv4 takes 50 bytes of each packet.
+pub const VXLAN_MTU: u32 = 1450;
 const EEXIST: i32 = -17;
 
 /// Why the kernel did not do it.
@@ -110,7 +114,15 @@ impl Links {
                 let neighbours = self.handle.neighbours();
                 let permanent = NeighbourState::Permanent;
                 neighbours.add(index, peer).link_layer_address(&mac).state(permanent).replace().execute().await?;
-                neighbours.add_bridge(index, &mac).destination(node).state(permanent).replace().execute().await?;
+                let own = NeighbourFlags::Own;
+                neighbours
+                    .add_bridge(index, &mac)
+                    .destination(node)
+                    .flags(own)
+                    .state(permanent)
+                    .replace()
+                    .execute()
+                    .await?;
                 route.gateway(peer).map_err(route_error)?.output_interface(index).onlink()
             }
         };
@@ -118,20 +130,25 @@ impl Links {
         Ok(self.handle.route().add(route.build()).replace().execute().await?)
     }
 
-    /// Removes the tunnel's neighbours that no way uses.
+    /// Removes the tunnel's neighbours and far ends that no way uses.
     async fn forget_peers(&self, vxlan: u32, ways: &BTreeMap<IpNet, Way>) -> Result<(), LinkError> {
-        let used = |ip: IpAddr| ways.values().any(|w| matches!(w, Way::Vxlan { peer, .. } if *peer == ip));
-        let neighbours: Vec<_> = self.handle.neighbours().get().execute().try_collect().await?;
-        for neighbour in neighbours.into_iter().filter(|n| n.header.ifindex == vxlan) {
-            let ip = neighbour.attributes.iter().find_map(|a| match a {
-                NeighbourAttribute::Destination(d) => match d {
-                    rtnetlink::packet_route::neighbour::NeighbourAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
-                    rtnetlink::packet_route::neighbour::NeighbourAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-                    _ => None,
-                },
-                _ => None,
-            });
-            if neighbour.header.state == NeighbourState::Permanent && ip.is_some_and(|ip| !used(ip)) {
+        let (mut peers, mut macs) = (BTreeSet::new(), BTreeSet::new());
+        for way in ways.values() {
+            if let Way::Vxlan { peer, mac, .. } = way {
+                peers.insert(*peer);
+                macs.insert(mac.to_vec());
+            }
+        }
+        let neighbours = |family| self.handle.neighbours().get().set_address_family(family).execute().try_collect();
+        let mut all: Vec<NeighbourMessage> = neighbours(AddressFamily::Unspec).await?;
+        all.extend(neighbours(AddressFamily::Bridge).await? as Vec<NeighbourMessage>);
+        for neighbour in all.into_iter().filter(|n| n.header.ifindex == vxlan) {
+            let used = neighbour.attributes.iter().any(|a| match a {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => peers.contains(&IpAddr::V4(*ip)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => peers.contains(&IpAddr::V6(*ip)),
+                _ => false,
+            } || matches!(a, NeighbourAttribute::LinkLayerAddress(mac) if macs.contains(mac)));
+            if neighbour.header.state == NeighbourState::Permanent && !used {
                 self.handle.neighbours().del(neighbour).execute().await?;
             }
         }
@@ -142,7 +159,7 @@ impl Links {
     pub async fn ensure_vxlan(&self, config: &Config, own: &[IpNet]) -> Result<(), LinkError> {
         let mac = vtep_mac(config.node_ip);
         if self.index(VXLAN).await?.is_none() {
-            let link = LinkVxlan::new(VXLAN, VNI).port(VXLAN_PORT).learning(false);
+            let link = LinkVxlan::new(VXLAN, VNI).port(VXLAN_PORT).learning(false).mtu(VXLAN_MTU);
             let link = match config.node_ip {
                 IpAddr::V4(ip) => link.local(ip),
                 IpAddr::V6(ip) => link.local6(ip),

@@ -7,6 +7,7 @@
 //! Does not own pods' interfaces (the CNI plugins do) nor services.
 
 mod cni;
+mod forward;
 mod links;
 mod plan;
 
@@ -40,6 +41,7 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The node becomes usable for pods once its `spec.podCIDRs` are known: only then is the CNI configuration written.
 pub async fn run(config: &Config, mut events: mpsc::Receiver<Event>, shutdown: CancellationToken) -> Result<(), Error> {
     masquerade(config)?;
+    forward::accept(config);
     let links = Links::open().map_err(|e| Error::Link("open netlink", e))?;
     let mut nodes: BTreeMap<Arc<str>, Arc<NodeView>> = BTreeMap::new();
     let mut written: Option<Vec<IpNet>> = None;
@@ -163,5 +165,6 @@ pub async fn teardown(config: &Config) -> Result<(), Error> {
     for name in [BRIDGE, VXLAN] {
         links.delete(name).await.map_err(failed)?;
     }
+    forward::withdraw(config);
     cni::remove(config)
 }

@@ -70,6 +70,11 @@ impl Index {
         }
     }
 
+    /// The families that are programmed.
+    pub fn families(&self) -> Vec<Family> {
+        self.layouts.iter().map(|l| l.family).collect()
+    }
+
     /// The node's zone changed: every plan may.
     pub fn set_zone(&mut self, zone: Option<String>) {
         if self.node.zone != zone {

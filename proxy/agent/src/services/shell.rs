@@ -18,6 +18,8 @@ use crate::{Config, Error};
 
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LAST: Duration = Duration::from_secs(30);
+/// How often the table is looked for: another program may have flushed the whole ruleset.
+const LOOK: Duration = Duration::from_secs(30);
 /// Events that one transaction covers, at most.
 const BATCH: usize = 4096;
 
@@ -49,6 +51,20 @@ impl Performer {
         Ok(())
     }
 
+    /// Notices when the rules are gone.
+    fn look(&mut self) {
+        for family in self.index.families() {
+            match self.nft.chains(family, super::layout::TABLE) {
+                Ok(chains) if !chains.is_empty() => {}
+                Ok(_) => {
+                    tracing::warn!(?family, "the service rules were removed by someone, restoring them");
+                    self.diverged = true;
+                }
+                Err(e) => tracing::warn!(error = %crate::chain(&e), "cannot look for the service rules"),
+            }
+        }
+    }
+
     fn forget_stale_flows(&mut self) {
         let index = &self.index;
         for family in [skeg_nft::Family::Ipv4, skeg_nft::Family::Ipv6] {
@@ -78,11 +94,14 @@ pub async fn run(
     let (mut services, mut slices) = (false, false);
     let mut retry: Option<(Instant, Duration)> = None;
     let mut batch = Vec::new();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let retry_at = retry.map(|(at, _)| at);
         tokio::select! {
             () = shutdown.cancelled() => break,
             received = events.recv_many(&mut batch, BATCH) => if received == 0 { break },
+            _ = look.tick() => if !performer.diverged { performer.look() },
             () = async { tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)).await }, if retry_at.is_some() => {}
         }
         for event in batch.drain(..) {
