@@ -1,0 +1,380 @@
+//! Which pods there are: merges the API's, those of manifests and those the runtime still has, and keeps one worker for
+//! each.
+//!
+//! Task: inputs are the API watch, static pods, finished workers and evictions; output is a state channel per worker.
+
+use crate::admission;
+use crate::agent::{Agent, Wake};
+use crate::events::Type;
+use crate::labels;
+use crate::pod;
+use crate::report::Reporter;
+use crate::status::OWNED;
+use crate::worker::{Desired, Forced, Worker};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::runtime::watcher;
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A request to fail a pod.
+pub struct Evict {
+    /// UID.
+    pub uid: String,
+    /// Why.
+    pub forced: Forced,
+}
+
+struct Handle {
+    desired: watch::Sender<Desired>,
+}
+
+/// The pods of this node.
+pub struct Pods {
+    agent: Arc<Agent>,
+    handles: HashMap<String, Handle>,
+    workers: JoinSet<String>,
+    /// Static pods by `namespace/name`.
+    statics: HashMap<String, Arc<Pod>>,
+    /// Static pods that wait for the one they replace.
+    waiting: HashMap<String, Arc<Pod>>,
+    /// Mirror pods of the API by `namespace/name`.
+    mirrors: HashMap<String, Pod>,
+    synced: bool,
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod::namespace(pod), pod::name(pod))
+}
+
+impl Pods {
+    /// No pods yet.
+    pub fn new(agent: Arc<Agent>) -> Self {
+        Self {
+            agent,
+            handles: HashMap::new(),
+            workers: JoinSet::new(),
+            statics: HashMap::new(),
+            waiting: HashMap::new(),
+            mirrors: HashMap::new(),
+            synced: false,
+        }
+    }
+
+    /// Runs until `shutdown`; the pods themselves go on.
+    pub async fn run(
+        mut self,
+        mut statics: mpsc::Receiver<Vec<Pod>>,
+        mut evictions: mpsc::Receiver<Evict>,
+        shutdown: CancellationToken,
+    ) {
+        let api: Api<Pod> = Api::all(self.agent.client.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", self.agent.config.node_name));
+        let backoff = watcher::DefaultBackoff::default();
+        let mut events = pin!(kube::runtime::WatchStreamExt::backoff(watcher(api, config), backoff));
+        let mut listed: HashSet<String> = HashSet::new();
+        let mut statics_open = true;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                event = events.next() => match event {
+                    Some(Ok(watcher::Event::Init)) => listed.clear(),
+                    Some(Ok(watcher::Event::InitApply(pod))) => {
+                        listed.insert(pod::uid(&pod).to_string());
+                        self.apply(pod).await;
+                    }
+                    Some(Ok(watcher::Event::InitDone)) => self.listed(&listed).await,
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod).await,
+                    Some(Ok(watcher::Event::Delete(pod))) => self.deleted(&pod).await,
+                    Some(Err(error)) => tracing::debug!(%error, "watch of pods"),
+                    None => break,
+                },
+                list = statics.recv(), if statics_open => match list {
+                    Some(list) => self.set_statics(list).await,
+                    None => statics_open = false,
+                },
+                Some(evict) = evictions.recv() => self.evict(evict),
+                Some(done) = self.workers.join_next(), if !self.workers.is_empty() => self.done(done).await,
+            }
+        }
+        // Workers end with the agent, in the middle of nothing that cannot be taken up again.
+        self.workers.shutdown().await;
+    }
+
+    async fn apply(&mut self, pod: Pod) {
+        if pod::mirrors(&pod).is_some() {
+            self.mirrors.insert(full_name(&pod), pod.clone());
+            self.check_mirror(&full_name(&pod)).await;
+            return;
+        }
+        let uid = pod::uid(&pod).to_string();
+        match self.handles.get(&uid) {
+            Some(handle) => {
+                handle.desired.send_if_modified(|desired| {
+                    let changed = relevant(&desired.pod, &pod);
+                    if changed {
+                        desired.pod = Arc::new(pod);
+                        desired.removed = false;
+                    }
+                    changed
+                });
+            }
+            None => self.begin(Arc::new(pod), false),
+        }
+        self.class_shares();
+    }
+
+    fn class_shares(&self) {
+        if let Some(cgroups) = &self.agent.cgroups {
+            let pods: Vec<Arc<Pod>> = self.handles.values().map(|h| h.desired.borrow().pod.clone()).collect();
+            cgroups.set_class_shares(pods.iter().map(|p| &**p).filter(|p| !pod::is_terminal(p)));
+        }
+    }
+
+    /// Starts a pod's worker.
+    fn begin(&mut self, pod: Arc<Pod>, removed: bool) {
+        let uid = pod::uid(&pod).to_string();
+        let mut desired = Desired { pod: pod.clone(), removed, forced: None };
+        // A pod that ran before this agent was started has been admitted.
+        let fresh = pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
+        if !removed && fresh && pod::deletion(&pod).is_none() && !pod::is_terminal(&pod) {
+            let others: Vec<Arc<Pod>> = self.handles.values().map(|h| h.desired.borrow().pod.clone()).collect();
+            let view = self.agent.node_view();
+            let config = &self.agent.config;
+            let verdict =
+                admission::admit(&pod, others.iter().map(|p| &**p), &view, &config.node_name, config.max_pods);
+            if let Err((reason, message)) = verdict {
+                self.agent.recorder.pod(&pod, Type::Warning, leak_reason(&reason), message.clone());
+                desired.forced = Some(Forced { reason, message, grace: None, rejected: true });
+            }
+        }
+        let (tx, rx) = watch::channel(desired);
+        let wake = Wake { notify: Arc::new(Notify::new()), ended: Arc::default() };
+        let reporter = Reporter::start(self.agent.clone(), &pod);
+        let worker = Worker::new(self.agent.clone(), rx, wake, reporter);
+        self.handles.insert(uid.clone(), Handle { desired: tx });
+        self.workers.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    async fn deleted(&mut self, pod: &Pod) {
+        if pod::mirrors(pod).is_some() {
+            let name = full_name(pod);
+            if self.mirrors.get(&name).is_some_and(|m| m.metadata.uid == pod.metadata.uid) {
+                self.mirrors.remove(&name);
+            }
+            self.check_mirror(&name).await;
+            return;
+        }
+        if let Some(handle) = self.handles.get(pod::uid(pod)) {
+            let last = Arc::new(pod.clone());
+            handle.desired.send_modify(|desired| {
+                desired.pod = last;
+                desired.removed = true;
+            });
+        }
+    }
+
+    /// The first, or a renewed, whole list has been seen.
+    async fn listed(&mut self, listed: &HashSet<String>) {
+        for (uid, handle) in &self.handles {
+            if !listed.contains(uid) && !pod::is_static(&handle.desired.borrow().pod) {
+                handle.desired.send_if_modified(|d| !std::mem::replace(&mut d.removed, true));
+            }
+        }
+        self.mirrors.retain(|_, pod| listed.contains(pod::uid(pod)));
+        if !self.synced {
+            self.synced = true;
+            for name in self.statics.keys().cloned().collect::<Vec<_>>() {
+                self.check_mirror(&name).await;
+            }
+            for name in self.mirrors.keys().cloned().collect::<Vec<_>>() {
+                self.check_mirror(&name).await;
+            }
+        }
+        self.take_over_orphans().await;
+    }
+
+    /// Pods that only the runtime knows: ended and removed like any that was deleted.
+    async fn take_over_orphans(&mut self) {
+        let sandboxes = match self.agent.runtime.list_pod_sandboxes(Default::default()).await {
+            Ok(list) => list,
+            Err(error) => return tracing::warn!(%error, "sandboxes cannot be listed"),
+        };
+        for sandbox in sandboxes {
+            let Some(uid) = sandbox.labels.get(labels::POD_UID) else { continue };
+            if self.handles.contains_key(uid) || self.waiting.values().any(|p| pod::uid(p) == uid) {
+                continue;
+            }
+            let mut pod = Pod::default();
+            pod.metadata.uid = Some(uid.clone());
+            pod.metadata.name = sandbox.labels.get(labels::POD_NAME).cloned();
+            pod.metadata.namespace = sandbox.labels.get(labels::POD_NAMESPACE).cloned();
+            tracing::info!(pod = pod::title(&pod), "taking down a pod that is no longer wanted");
+            self.begin(Arc::new(pod), true);
+        }
+    }
+
+    async fn set_statics(&mut self, list: Vec<Pod>) {
+        let wanted: HashMap<String, Arc<Pod>> = list.into_iter().map(|p| (full_name(&p), Arc::new(p))).collect();
+        let gone: Vec<(String, Arc<Pod>)> = self
+            .statics
+            .iter()
+            .filter(|(name, old)| wanted.get(*name).is_none_or(|new| new.metadata.uid != old.metadata.uid))
+            .map(|(name, old)| (name.clone(), old.clone()))
+            .collect();
+        for (name, old) in gone {
+            self.statics.remove(&name);
+            self.waiting.remove(&name);
+            if let Some(handle) = self.handles.get(pod::uid(&old)) {
+                handle.desired.send_if_modified(|d| !std::mem::replace(&mut d.removed, true));
+            }
+            self.check_mirror(&name).await;
+        }
+        for (name, pod) in wanted {
+            if self.statics.contains_key(&name) {
+                continue;
+            }
+            self.statics.insert(name.clone(), pod.clone());
+            let predecessor = self.handles.values().any(|h| full_name(&h.desired.borrow().pod) == name);
+            if predecessor {
+                self.waiting.insert(name.clone(), pod);
+            } else {
+                self.begin(pod, false);
+            }
+            self.check_mirror(&name).await;
+        }
+    }
+
+    /// Makes the mirror of a static pod, or removes one that mirrors nothing.
+    async fn check_mirror(&mut self, name: &str) {
+        if !self.synced {
+            return;
+        }
+        let wanted = self.statics.get(name).cloned();
+        let present = self.mirrors.get(name).cloned();
+        let Some((namespace, pod_name)) = name.split_once('/') else { return };
+        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), namespace);
+        let result = match (wanted, present) {
+            (Some(pod), None) => {
+                let mirror = mirror_of(&pod, &self.agent).await;
+                let made = api.create(&PostParams::default(), &mirror).await.map(|_| ());
+                if made.is_ok()
+                    && let Some(handle) = self.handles.get(pod::uid(&pod))
+                {
+                    // A new mirror wants its status told.
+                    handle.desired.send_modify(|desired| desired.pod = Arc::new((*desired.pod).clone()));
+                }
+                made
+            }
+            (Some(pod), Some(mirror)) if pod::mirrors(&mirror) == pod::config_hash(&pod) => {
+                if pod::deletion(&mirror).is_some() { delete(&api, pod_name, &mirror).await } else { Ok(()) }
+            }
+            (_, Some(mirror)) => delete(&api, pod_name, &mirror).await,
+            (None, None) => Ok(()),
+        };
+        match result {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => tracing::warn!(name, %error, "mirror pod"),
+            Ok(()) => {}
+        }
+    }
+
+    fn evict(&mut self, evict: Evict) {
+        if let Some(handle) = self.handles.get(&evict.uid) {
+            let reason = leak_reason(&evict.forced.reason);
+            self.agent.recorder.pod(
+                &handle.desired.borrow().pod.clone(),
+                Type::Warning,
+                reason,
+                evict.forced.message.clone(),
+            );
+            handle.desired.send_modify(|desired| desired.forced = Some(evict.forced));
+        }
+    }
+
+    async fn done(&mut self, done: Result<String, tokio::task::JoinError>) {
+        match done {
+            Ok(uid) => {
+                let name = self.handles.remove(&uid).map(|h| full_name(&h.desired.borrow().pod));
+                self.class_shares();
+                if let Some(pod) = name.and_then(|name| self.waiting.remove(&name)) {
+                    self.begin(pod, false);
+                }
+            }
+            Err(error) => tracing::error!(%error, "a pod worker failed"),
+        }
+    }
+}
+
+/// Event reasons are a fixed set; one that is made up at run time is given its fixed form.
+fn leak_reason(reason: &str) -> &'static str {
+    match reason {
+        "OutOfcpu" => "OutOfcpu",
+        "OutOfmemory" => "OutOfmemory",
+        "OutOfpods" => "OutOfpods",
+        "NodeAffinity" => "NodeAffinity",
+        "NodePorts" => "NodePorts",
+        "Evicted" => "Evicted",
+        _ => "Rejected",
+    }
+}
+
+async fn delete(api: &Api<Pod>, name: &str, pod: &Pod) -> Result<(), kube::Error> {
+    let parameters = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+        ..Default::default()
+    };
+    match api.delete(name, &parameters).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// The API object that stands for a static pod.
+async fn mirror_of(pod: &Pod, agent: &Agent) -> Pod {
+    let mut mirror = pod.clone();
+    mirror.metadata.uid = None;
+    mirror.metadata.resource_version = None;
+    let hash = pod::config_hash(pod).unwrap_or_default().to_string();
+    mirror.metadata.annotations.get_or_insert_default().insert(pod::MIRROR.into(), hash);
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(agent.client.clone());
+    if let Ok(node) = nodes.get(&agent.config.node_name).await {
+        mirror.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: agent.config.node_name.clone(),
+            uid: node.metadata.uid.unwrap_or_default(),
+            controller: Some(true),
+            ..Default::default()
+        }]);
+    }
+    mirror
+}
+
+/// Whether a new version of a pod differs in something that its worker acts on. What the worker itself reported comes
+/// back with every patch.
+fn relevant(old: &Pod, new: &Pod) -> bool {
+    let (a, b) = (&old.metadata, &new.metadata);
+    let foreign = |pod: &Pod| -> Vec<PodCondition> {
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        conditions.into_iter().filter(|c| !OWNED.contains(&c.type_.as_str())).collect()
+    };
+    a.labels != b.labels
+        || a.annotations != b.annotations
+        || a.deletion_timestamp != b.deletion_timestamp
+        || a.deletion_grace_period_seconds != b.deletion_grace_period_seconds
+        || a.generation != b.generation
+        || old.spec != new.spec
+        || pod::is_terminal(old) != pod::is_terminal(new)
+        || foreign(old) != foreign(new)
+}
