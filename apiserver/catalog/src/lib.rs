@@ -114,4 +114,6 @@ pub fn all() -> Vec<ResourceSpec> {
 }
 
 #[cfg(test)]
+mod invalid;
+#[cfg(test)]
 mod tests;

@@ -80,8 +80,10 @@ pub fn update(spec: &ResourceSpec, mut object: Value, old: &Value) -> (Value, Er
     })
 }
 
+/// A type by the name clients use for it: `deployments.apps`.
 pub fn named(resource: &str) -> ResourceSpec {
-    all().into_iter().find(|spec| full_name(spec) == resource).unwrap()
+    let (resource, group) = resource.split_once('.').unwrap_or((resource, ""));
+    all().into_iter().find(|spec| spec.resource == resource && spec.group == group).unwrap()
 }
 
 #[test]

@@ -188,10 +188,8 @@ fn source(e: &mut ErrorList, path: &Path, source: &Value, kind: &str) {
     let at = path.child("target");
     match kind {
         "object" => reference(e, &path.child("describedObject"), source.at("describedObject")),
-        "resource" => {
-            if source.text("name").is_empty() {
-                e.required(&path.child("name"), "must specify a resource name");
-            }
+        "resource" if source.text("name").is_empty() => {
+            e.required(&path.child("name"), "must specify a resource name");
         }
         "containerResource" => {
             let (resource, container) = (source.text("name"), source.text("container"));

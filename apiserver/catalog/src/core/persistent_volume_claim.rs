@@ -187,7 +187,7 @@ fn check_update(claim: &Value, old: &Value) -> ErrorList {
                 let detail = "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil";
                 e.forbidden(&at, detail);
             }
-            Some("") if old.text("spec.volumeAttributesClassName") != "" => {
+            Some("") if !old.text("spec.volumeAttributesClassName").is_empty() => {
                 let detail =
                     "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil";
                 e.forbidden(&at, detail);

@@ -134,11 +134,10 @@ fn normalize_cluster_ips(service: &mut Value, old: Option<&Value>) {
 /// What the user left out and the server had given, stays (patchAllocatedValues).
 fn keep_allocated(service: &mut Value, old: &Value) {
     let needs_ip = |service: &Value| kind(service) != "ExternalName";
-    if needs_ip(old) && needs_ip(service) {
-        if service.text("spec.clusterIP").is_empty() && !service.has("spec.clusterIPs") {
-            service.copy_from("spec.clusterIP", old);
-            service.copy_from("spec.clusterIPs", old);
-        }
+    let left_out = service.text("spec.clusterIP").is_empty() && !service.has("spec.clusterIPs");
+    if needs_ip(old) && needs_ip(service) && left_out {
+        service.copy_from("spec.clusterIP", old);
+        service.copy_from("spec.clusterIPs", old);
     }
     let needs_ports = |service: &Value| matches!(kind(service), "NodePort" | "LoadBalancer");
     if needs_ports(old) && needs_ports(service) {
