@@ -7,12 +7,17 @@ use serde_json::{Map, Value, json};
 use super::set::Set;
 use crate::meta;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Operation {
+    Apply,
+    Update,
+}
+
 /// What tells entries apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Manager {
     pub name: String,
-    /// Apply rather than Update.
-    pub applies: bool,
+    pub operation: Operation,
     /// "" for Apply: one entry whatever version was applied.
     pub api_version: String,
     pub subresource: String,
@@ -40,9 +45,9 @@ impl Managed {
         let mut entries = BTreeMap::new();
         for (index, item) in list.iter().enumerate() {
             let text = |key: &str| item.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-            let applies = match text("operation").as_str() {
-                "Apply" => true,
-                "Update" => false,
+            let operation = match text("operation").as_str() {
+                "Apply" => Operation::Apply,
+                "Update" => Operation::Update,
                 _ => return Err("operation must be `Apply` or `Update`".into()),
             };
             let api_version = text("apiVersion");
@@ -59,8 +64,8 @@ impl Managed {
             }
             let manager = Manager {
                 name: text("manager"),
-                applies,
-                api_version: if applies { String::new() } else { api_version.clone() },
+                operation,
+                api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
                 subresource: text("subresource"),
             };
             let set = Set::from_fields(item.get("fieldsV1").unwrap_or(&Value::Null))
@@ -78,8 +83,8 @@ impl Managed {
         }
         let mut entries: Vec<(&Manager, &Entry)> = self.entries.iter().collect();
         entries.sort_by(|(a, x), (b, y)| {
-            (!a.applies, &x.time, &a.name, &x.api_version, &a.subresource).cmp(&(
-                !b.applies,
+            (a.operation, &x.time, &a.name, &x.api_version, &a.subresource).cmp(&(
+                b.operation,
                 &y.time,
                 &b.name,
                 &y.api_version,
@@ -95,7 +100,7 @@ impl Managed {
         let mut updaters: Vec<(String, Manager)> = self
             .entries
             .iter()
-            .filter(|(manager, _)| !manager.applies)
+            .filter(|(manager, _)| manager.operation == Operation::Update)
             .map(|(manager, entry)| (entry.time.clone(), manager.clone()))
             .collect();
         let mut count = updaters.len();
@@ -111,7 +116,7 @@ impl Managed {
             let version = manager.api_version.clone();
             let bucket = Manager {
                 name: "ancient-changes".into(),
-                applies: false,
+                operation: Operation::Update,
                 api_version: version.clone(),
                 subresource: String::new(),
             };
@@ -143,7 +148,7 @@ fn item(manager: &Manager, entry: &Entry) -> Value {
         }
     };
     put("manager", &manager.name);
-    put("operation", if manager.applies { "Apply" } else { "Update" });
+    put("operation", if manager.operation == Operation::Apply { "Apply" } else { "Update" });
     put("apiVersion", &entry.api_version);
     put("time", &entry.time);
     put("fieldsType", "FieldsV1");

@@ -15,7 +15,7 @@ use crate::meta;
 use crate::schema::TypeRef;
 use crate::status::{Status, StatusCause, cause};
 use crate::text::quote;
-use managers::{Entry, Managed, Manager};
+use managers::{Entry, Managed, Manager, Operation};
 use set::{Set, Step, show};
 use typed::Ref;
 
@@ -40,11 +40,15 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn manager(&self, applies: bool) -> Manager {
+    fn manager(&self, operation: Operation) -> Manager {
         Manager {
             name: if self.manager.is_empty() { "unknown".into() } else { self.manager.to_owned() },
-            applies,
-            api_version: if applies { String::new() } else { self.gvk.api_version().into_owned() },
+            operation,
+            api_version: if operation == Operation::Apply {
+                String::new()
+            } else {
+                self.gvk.api_version().into_owned()
+            },
             subresource: self.subresource.to_owned(),
         }
     }
@@ -78,7 +82,7 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
     let given = meta::managed_fields(new).to_vec();
     let reset = matches!(&given[..], [Value::Object(entry)] if entry.is_empty());
     let mut managed = match Managed::read(&given) {
-        _ if writer.subresource != "" => live.map(read).unwrap_or_default(),
+        _ if !writer.subresource.is_empty() => live.map(read).unwrap_or_default(),
         _ if reset => Managed::default(),
         Ok(managed) if !managed.is_empty() => managed,
         _ => live.map(read).unwrap_or_default(),
@@ -88,7 +92,7 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
     let tracked = !managed.is_empty() || live.is_none_or(|live| meta::uid(live).is_empty());
     if tracked {
         let old = live.map_or_else(|| empty_object(ty, writer.gvk), without_managed_fields);
-        record(&old, new, ty, writer, &writer.manager(false), &mut managed);
+        record(&old, new, ty, writer, &writer.manager(Operation::Update), &mut managed);
         managed.cap(MAX_UPDATE_MANAGERS);
     }
     managed.write(new);
@@ -148,7 +152,7 @@ pub fn apply(
     let bare = live.map_or_else(|| empty_object(ty, writer.gvk), without_managed_fields);
     if managed.is_empty() {
         // What was there before anyone applied.
-        let before = Manager { name: "before-first-apply".into(), ..writer.manager(false) };
+        let before = Manager { name: "before-first-apply".into(), ..writer.manager(Operation::Update) };
         record(&empty_object(ty, writer.gvk), &bare, ty, writer, &before, &mut managed);
     }
     let faults = typed::validate(applied, Ref::Root(ty.get()));
@@ -202,7 +206,7 @@ fn merge_applied(
     force: bool,
 ) -> Result<(Value, Managed), Vec<Conflict>> {
     let reset = writer.reset();
-    let manager = writer.manager(true);
+    let manager = writer.manager(Operation::Apply);
     let merged = typed::merge(live, applied, ty.get());
     let set = typed::field_set(applied, Ref::Root(ty.get())).recursive_difference(&reset);
     let last = managed.entries.get(&manager).cloned();
@@ -315,7 +319,7 @@ fn shown(manager: &Manager) -> String {
     if !manager.subresource.is_empty() {
         text.push_str(&format!(" with subresource {}", quote(&manager.subresource)));
     }
-    if !manager.applies {
+    if manager.operation == Operation::Update {
         text.push_str(&format!(" using {}", manager.api_version));
     }
     text

@@ -242,6 +242,12 @@ fn set_order(original: &mut Map<String, Value>, patch: &mut Map<String, Value>, 
         let current = list(original.get(key))?;
         let patched = list(patch.get(key))?;
         check_order(patched.as_deref().unwrap_or_default(), &order, rule.merge_key)?;
+        if current.is_some() || patched.is_some() {
+            let empty = |list: &Option<Vec<Value>>| list.as_ref().is_none_or(Vec::is_empty);
+            if empty(&current) && empty(&patched) {
+                return Err(Fault::Other("no elements in any of the given slices".into()));
+            }
+        }
         let server_order = current.clone().unwrap_or_default();
         let merged = match (current, patched) {
             (Some(current), None) => current,
@@ -342,8 +348,8 @@ fn merge_list(current: Vec<Value>, patch: Vec<Value>, rule: &Rule<'_>, deletes: 
         return Err(Fault::Other(format!("cannot merge lists without merge key for {}", rule.level.name())));
     }
     let (mut merged, patch) = special_elements(current, patch, rule.merge_key)?;
-    // A list that `$patch: replace` swept has no order of its own any more.
-    let server_order = if merged.is_empty() { Vec::new() } else { server_order };
+    // A list that `$patch: replace` swept keeps the order of the patch.
+    let server_order = merged.clone();
     for item in &patch {
         if item.get(rule.merge_key).is_none() {
             return Err(no_merge_key(item, rule.merge_key));

@@ -88,7 +88,7 @@ impl SchemaBuilder {
         }
         let mut kinds: Vec<(&GroupVersionKind, u16)> =
             self.kinds.iter().filter_map(|(gvk, name)| Some((gvk, *rows.ids.get(name)?))).collect();
-        kinds.sort_by(|(a, _), (b, _)| a.cmp(b));
+        kinds.sort_by_key(|(gvk, _)| *gvk);
         let kinds: Vec<KindRow> = kinds
             .into_iter()
             .map(|(gvk, ty)| KindRow {

@@ -162,10 +162,7 @@ pub fn interpret(bytes: &[u8]) -> Result<(String, String), DecodeError> {
         Ok(())
     });
     let fault = match scanned {
-        Ok(true) => match lexer.end() {
-            Ok(()) => None,
-            Err(fault) => Some(fault),
-        },
+        Ok(true) => lexer.end().err(),
         Ok(false) => match lexer.skip().and_then(|()| lexer.end()) {
             Ok(()) => {
                 let found = lexer::first_kind(bytes);
