@@ -1,6 +1,8 @@
 //! One object between its forms: a body, a tree of the request's version, a tree of the storage version, stored bytes,
 //! and the JSON that a client reads. Decides nothing about whether it may be stored.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use skeg_catalog::spec::VersionSpec;
@@ -93,7 +95,7 @@ pub fn decode_stored(bytes: &[u8], revision: u64) -> Result<Value, Status> {
 
 /// What is stored of a tree in the storage version: Go's field order, no resourceVersion.
 pub fn encode_stored(resource: &Resource, value: &Value) -> Bytes {
-    let ty = &resource.storage_version().schema;
+    let ty = resource.stored_schema();
     if meta::resource_version(value).is_empty() {
         return codec::encode(value, ty);
     }
@@ -105,38 +107,35 @@ pub fn encode_stored(resource: &Resource, value: &Value) -> Bytes {
 impl Resource {
     /// A tree of a served version in the storage version.
     pub fn to_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
-        self.converted(version.conversion.as_ref().map(|c| &c.to_storage), &self.spec.storage_version, version, value)
+        if self.is_stored(version) {
+            return Ok(value);
+        }
+        let mut value = self.converted(version.conversion.as_ref().map(|c| &c.to_storage), value)?;
+        set_kind(&mut value, &self.stored_kind());
+        Ok(value)
     }
 
     /// A tree of the storage version in a served version, with that version's defaults.
     pub fn from_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
-        if version.version == self.spec.storage_version {
+        if self.is_stored(version) {
             return Ok(value);
         }
-        let conversion = version.conversion.as_ref().map(|c| &c.from_storage);
-        let mut value = self.converted(conversion, &version.version, version, value)?;
+        let mut value = self.converted(version.conversion.as_ref().map(|c| &c.from_storage), value)?;
+        set_kind(&mut value, &self.kind(&version.version));
         self.default(version, &mut value);
         Ok(value)
     }
 
     fn converted(
         &self,
-        conversion: Option<&std::sync::Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>>,
-        target: &str,
-        served: &VersionSpec,
+        conversion: Option<&Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>>,
         value: Value,
     ) -> Result<Value, Status> {
-        if served.version == self.spec.storage_version {
-            return Ok(value);
+        match conversion {
+            None => Ok(value),
+            Some(convert) => convert(value)
+                .map_err(|cause| Status::internal_error(format!("unable to convert {}: {cause}", self.spec.kind))),
         }
-        let mut value = match conversion {
-            Some(convert) => convert(value).map_err(|cause| {
-                Status::internal_error(format!("unable to convert {} to {target}: {cause}", self.spec.kind))
-            })?,
-            None => value,
-        };
-        set_kind(&mut value, &self.kind(target));
-        Ok(value)
     }
 
     /// The defaults of a served version, as every decode of a body runs them.
@@ -147,7 +146,7 @@ impl Resource {
 
     /// What a client of `version` reads: finished JSON.
     pub fn render(&self, version: &VersionSpec, bytes: &[u8], revision: u64) -> Result<Bytes, Status> {
-        if version.version == self.spec.storage_version {
+        if self.is_stored(version) {
             return Ok(header::splice_resource_version(bytes, revision));
         }
         let value = self.from_storage(version, decode_stored(bytes, revision)?)?;

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use skeg_catalog::spec::{ResourceSpec, Scope, SubresourceSpec, Verb, VersionSpec};
+use skeg_catalog::spec::{Backing, ResourceSpec, Scope, SubresourceSpec, Verb, VersionSpec};
 use skeg_machinery::gvk::{GroupKind, GroupResource, GroupVersionKind};
+use skeg_machinery::schema::TypeRef;
 use skeg_storage::Store;
 
 use crate::cache::Cache;
@@ -60,8 +61,31 @@ impl Resource {
         self.spec.versions.iter().find(|v| v.version == version)
     }
 
+    /// The served version whose objects are what the strategy sees, the preferred one where none is.
     pub fn storage_version(&self) -> &VersionSpec {
-        self.version(&self.spec.storage_version).expect("the storage version is one of the versions")
+        self.version(&self.spec.storage_version).unwrap_or(&self.spec.versions[0])
+    }
+
+    /// Whether objects of `version` are stored as they are.
+    pub fn is_stored(&self, version: &VersionSpec) -> bool {
+        matches!(self.spec.backing, Backing::Stored) && version.version == self.spec.storage_version
+    }
+
+    /// What stored objects say that they are.
+    pub fn stored_kind(&self) -> GroupVersionKind {
+        match &self.spec.backing {
+            Backing::StoredAs { group, version, .. } => {
+                GroupVersionKind::new(group.clone(), version.clone(), self.spec.kind.clone())
+            }
+            Backing::Stored | Backing::Server => self.kind(&self.spec.storage_version),
+        }
+    }
+
+    pub fn stored_schema(&self) -> &TypeRef {
+        match &self.spec.backing {
+            Backing::StoredAs { schema, .. } => schema,
+            Backing::Stored | Backing::Server => &self.storage_version().schema,
+        }
     }
 
     pub fn subresource(&self, name: &str) -> Option<&SubresourceSpec> {

@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use skeg_catalog::spec::{Subresource, SubresourceSpec, Verb, VersionSpec};
+use skeg_catalog::spec::{Backing, Subresource, SubresourceSpec, Verb, VersionSpec};
 use skeg_machinery::status::{Status, StatusDetails};
 
 use crate::negotiate::{self, Output};
@@ -79,6 +79,10 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
             warnings: call.warnings,
         };
         return handler.handle(request).await;
+    }
+    if matches!(resource.spec.backing, Backing::Server) {
+        check_verb(&call, &resource)?;
+        return Err(no_such_path());
     }
     let target = Target { call, resource, version };
     target.serve().await

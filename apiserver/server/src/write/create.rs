@@ -65,7 +65,7 @@ impl Write<'_> {
         })?;
         let name = meta::name(&object).to_owned();
         let step = Step { operation: Operation::Create, name: &name, old: None, options: &self.parameters.options };
-        if self.version.version == self.resource.spec.storage_version {
+        if self.resource.is_stored(self.version) {
             self.admit(&step, Some(&object)).await?;
         } else {
             let seen = self.resource.from_storage(self.version, object.clone())?;

@@ -77,7 +77,7 @@ impl Write<'_> {
         let mut new = self.resource.to_storage(self.version, new)?;
         self.check_resource_version(&mut new, &old)?;
         self.prepare_and_validate(&mut new, &old)?;
-        if self.version.version == self.resource.spec.storage_version {
+        if self.resource.is_stored(self.version) {
             self.admit(&step, Some(&new)).await?;
         } else {
             let seen = self.resource.from_storage(self.version, new.clone())?;
