@@ -92,7 +92,7 @@ pub struct Agent {
     pub node: watch::Sender<Arc<NodeView>>,
     /// Pods by UID.
     pub pods: RwLock<HashMap<String, PodView>>,
-    /// Workers by the ids of what they run.
+    /// Workers by the UID of their pod and the ids of what it runs.
     pub index: RwLock<HashMap<String, Wake>>,
 }
 

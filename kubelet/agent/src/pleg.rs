@@ -81,13 +81,7 @@ async fn by_label(agent: &Agent, id: &str) -> Option<Wake> {
         let filter = v1::PodSandboxFilter { id: id.into(), ..Default::default() };
         labels = agent.runtime.list_pod_sandboxes(filter).await.ok()?.pop().map(|s| s.labels);
     }
-    let uid = labels?.get(labels::POD_UID)?.clone();
-    // Its siblings are known, if its pod is.
-    let sibling = {
-        let pods = agent.pods.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pods.get(&uid)?.observed.sandboxes.first().map(|s| s.id.clone())
-    };
-    find(agent, &sibling?)
+    find(agent, labels?.get(labels::POD_UID)?)
 }
 
 /// Compares all states with those of the last time and wakes whom a change concerns.

@@ -94,7 +94,11 @@ impl Worker {
     /// A worker for a pod.
     pub fn new(agent: Arc<Agent>, desired: watch::Receiver<Desired>, wake: Wake, reporter: Reporter) -> Self {
         let probes = ProbeSet::new(agent.runtime.clone(), agent.recorder.clone(), wake.notify.clone());
-        let status = desired.borrow().pod.status.clone().unwrap_or_default();
+        let (uid, status) = {
+            let pod = &desired.borrow().pod;
+            (pod::uid(pod).to_string(), pod.status.clone().unwrap_or_default())
+        };
+        agent.index.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(uid, wake.clone());
         Self {
             agent,
             desired,
