@@ -1,17 +1,7 @@
-//! ClusterRoles that collect the rules of others by label (upstream pkg/controller/clusterroleaggregation). `aggregated`
-//! decides; `run` follows the cluster roles and writes what differs.
+//! ClusterRoles that collect the rules of others by label (upstream pkg/controller/clusterroleaggregation). Only for the
+//! default roles, which are whole from the start; later changes are the clusterrole-aggregation controller's.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use futures::StreamExt;
 use serde_json::{Value, json};
-use skeg_machinery::gvk::GroupResource;
-use tokio_util::sync::CancellationToken;
-
-use crate::resources::{Change, Resources};
-
-const CLUSTER_ROLES: GroupResource = GroupResource::from_static("rbac.authorization.k8s.io", "clusterroles");
 
 /// The rules that `role` ought to have: those of the roles that its selectors choose, in order of their names, each once.
 pub fn aggregated<'a>(role: &Value, roles: impl Iterator<Item = &'a Value>) -> Value {
@@ -49,67 +39,9 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         })
 }
 
-/// Keeps aggregated roles up to date until `shutdown`.
-pub async fn run(resources: Arc<dyn Resources>, shutdown: CancellationToken) {
-    let mut changes = resources.follow(&CLUSTER_ROLES);
-    let mut roles: BTreeMap<String, Value> = BTreeMap::new();
-    let mut synced = false;
-    loop {
-        let change = tokio::select! {
-            change = changes.next() => change,
-            () = shutdown.cancelled() => return,
-        };
-        let name = |role: &Value| role["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        match change {
-            None => return,
-            Some(Change::Restart) => {
-                roles.clear();
-                synced = false;
-            }
-            Some(Change::Applied(role)) => {
-                roles.insert(name(&role), slim(role));
-            }
-            Some(Change::Deleted(role)) => {
-                roles.remove(&name(&role));
-            }
-            Some(Change::Synced) => synced = true,
-        }
-        if synced {
-            write_differences(&roles, resources.as_ref()).await;
-        }
-    }
-}
-
-/// What aggregation reads of a role.
-fn slim(mut role: Value) -> Value {
-    let metadata = json!({ "name": role["metadata"]["name"].take(), "labels": role["metadata"]["labels"].take() });
-    json!({ "metadata": metadata, "rules": role["rules"].take(), "aggregationRule": role["aggregationRule"].take() })
-}
-
-async fn write_differences(roles: &BTreeMap<String, Value>, resources: &dyn Resources) {
-    for (name, role) in roles.iter().filter(|(_, role)| !role["aggregationRule"].is_null()) {
-        let wanted = aggregated(role, roles.values());
-        let none = |rules: &Value| rules.as_array().is_none_or(Vec::is_empty);
-        if wanted == role["rules"] || (none(&wanted) && none(&role["rules"])) {
-            continue;
-        }
-        // The change comes back through the watch, which settles roles that aggregate this one.
-        let written = resources
-            .modify(&CLUSTER_ROLES, "", name, false, &mut |live| {
-                live["rules"] = wanted.clone();
-                Ok(())
-            })
-            .await;
-        if let Err(status) = written {
-            tracing::warn!(role = name, error = %status.message, "cannot aggregate the cluster role");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admission::fake::Memory;
 
     fn role(name: &str, label: &str, verb: &str) -> Value {
         json!({"metadata": {"name": name, "labels": {label: "true"}}, "rules": [{"verbs": [verb]}]})
@@ -130,17 +62,5 @@ mod tests {
             view.clone(),
         ];
         assert_eq!(aggregated(&view, roles.iter()), json!([{"verbs": ["get"]}, {"verbs": ["list"]}]));
-    }
-
-    #[tokio::test]
-    async fn a_difference_is_written() {
-        let view = json!({"metadata": {"name": "view"}, "rules": null,
-                          "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to-view": "true"}}]}});
-        let memory = Arc::new(Memory::with(vec![
-            ("rbac.authorization.k8s.io", "clusterroles", role("a", "to-view", "get")),
-            ("rbac.authorization.k8s.io", "clusterroles", view),
-        ]));
-        run(memory.clone(), CancellationToken::new()).await;
-        assert_eq!(memory.get(&CLUSTER_ROLES, "", "view").await.unwrap()["rules"], json!([{"verbs": ["get"]}]));
     }
 }

@@ -1,7 +1,7 @@
 //! Puts authentication, authorization and admission together for one server, and runs what they need beside requests.
 //!
-//! Long-lived tasks, all ended by the one token: RBAC (follows roles and bindings), Node authorizer (pods, volumes), service
-//! addresses (services), aggregation of cluster roles. None takes input from another.
+//! Long-lived tasks, all ended by the one token: RBAC (follows roles and bindings), Node authorizer (pods, volumes) and
+//! service addresses (services). None takes input from another.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,8 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{aggregation, initial, objects, oidc};
+use super::{initial, objects, oidc};
+use crate::admission::Plugin;
 use crate::admission::certificates::{CertificateAuthority, CertificateSubjectRestriction};
 use crate::admission::limit_ranger::LimitRanger;
 use crate::admission::namespace_lifecycle::NamespaceLifecycle;
@@ -29,7 +30,6 @@ use crate::admission::resource_quota::ResourceQuota;
 use crate::admission::service_account::ServiceAccount;
 use crate::admission::service_addresses::ServiceAddresses;
 use crate::admission::storage::{PersistentVolumeClaimResize, StorageObjectInUseProtection};
-use crate::admission::Plugin;
 use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::request_header::RequestHeader;
 use crate::authn::service_account::{IssuerError, ServiceAccountTokens, TokenIssuer};
@@ -142,7 +142,7 @@ impl Edge {
             Arc::new(NamespaceLifecycle { resources: resources() }),
             Arc::new(LimitRanger { resources: resources() }),
             Arc::new(ServiceAccount { resources: resources() }),
-            Arc::new(NodeRestriction { resources: resources() }),
+            Arc::new(NodeRestriction { resources: resources(), audiences: self.issuer.audiences.clone() }),
             Arc::new(TaintNodesByCondition),
             Arc::new(PodSecurity { resources: resources() }),
             Arc::new(Priority { resources: resources() }),
@@ -172,7 +172,6 @@ impl Edge {
             tokio::join!(initial::write_policy(&self.resources), initial::write(&self.resources, self.objects(pki)));
         policy?;
         rest?;
-        tasks.spawn(aggregation::run(self.resources.clone(), token()));
         tokio::join!(self.rbac.wait_synced(), self.node.wait_synced());
         self.ready.store(true, Ordering::Relaxed);
         Ok(())

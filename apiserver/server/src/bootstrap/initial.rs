@@ -61,11 +61,11 @@ async fn write_one(resources: &Arc<dyn Resources>, initial: Initial) -> Result<(
             }
             // A strategy clears what a client says of the status; this one is ours to say.
             if let Some(status) = status {
-                let set = resources.modify(&resource, &namespace, &name, false, &mut |live| {
+                let edit = &mut |live: &mut Value| {
                     live["status"] = status.clone();
                     Ok(())
-                });
-                set.await.map_err(failed)?;
+                };
+                resources.modify(&resource, &namespace, &name, false, edit).await.map_err(failed)?;
             }
             return Ok(());
         }
@@ -109,17 +109,25 @@ pub async fn write_policy(resources: &Arc<dyn Resources>) -> Result<(), InitialE
         let same = |o: &&Value| meta::name(o) == wanted.name() && meta::namespace(o) == wanted.namespace();
         listed.iter().find(same).cloned()
     };
-    let pending: Vec<(PolicyObject, Option<Value>)> =
-        policy::objects().into_iter().map(|wanted| (find(&wanted), wanted)).map(|(found, wanted)| (wanted, found)).collect();
-    let mut writes = futures::stream::iter(pending.into_iter().map(|(wanted, found)| policy_one(resources, wanted, found)))
-        .buffer_unordered(AT_ONCE);
+    let pending: Vec<(PolicyObject, Option<Value>)> = policy::objects()
+        .into_iter()
+        .map(|wanted| (find(&wanted), wanted))
+        .map(|(found, wanted)| (wanted, found))
+        .collect();
+    let mut writes =
+        futures::stream::iter(pending.into_iter().map(|(wanted, found)| policy_one(resources, wanted, found)))
+            .buffer_unordered(AT_ONCE);
     while let Some(written) = writes.next().await {
         written?;
     }
     Ok(())
 }
 
-async fn policy_one(resources: &Arc<dyn Resources>, wanted: PolicyObject, found: Option<Value>) -> Result<(), InitialError> {
+async fn policy_one(
+    resources: &Arc<dyn Resources>,
+    wanted: PolicyObject,
+    found: Option<Value>,
+) -> Result<(), InitialError> {
     let resource = GroupResource::from_static(RBAC, wanted.resource);
     let (namespace, name) = (wanted.namespace().to_owned(), wanted.name().to_owned());
     let user = UserInfo::loopback();
@@ -246,8 +254,14 @@ mod tests {
     #[tokio::test]
     async fn writing_twice_changes_nothing_and_a_moved_server_moves_its_endpoints() {
         let memory: Arc<dyn Resources> = Arc::new(Memory::default());
-        let address = |ip: &str| objects::Address { advertise: ip.parse().unwrap(), port: 6443, service: "10.43.0.1".parse().unwrap() };
-        let all = |ip: &str| [objects::namespaces(), objects::priority_classes(), objects::kubernetes_service(&address(ip))].concat();
+        let address = |ip: &str| objects::Address {
+            advertise: ip.parse().unwrap(),
+            port: 6443,
+            service: "10.43.0.1".parse().unwrap(),
+        };
+        let all = |ip: &str| {
+            [objects::namespaces(), objects::priority_classes(), objects::kubernetes_service(&address(ip))].concat()
+        };
         write(&memory, all("192.0.2.1")).await.unwrap();
         write(&memory, all("192.0.2.1")).await.unwrap();
         write_policy(&memory).await.unwrap();

@@ -170,10 +170,19 @@ pub fn join_token(token: &BootstrapToken) -> Vec<Initial> {
         });
         initial("rbac.authorization.k8s.io", "clusterrolebindings", object, Existing::Keep)
     };
+    // A machine that joins has nothing but the token, which tells it whether to trust the CA that it reads.
+    let reader = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": "skeg:ca-reader" },
+        "rules": [{ "verbs": ["get"], "nonResourceURLs": ["/cacerts"] }],
+    });
     let nodeclient = "system:certificates.k8s.io:certificatesigningrequests:nodeclient";
     let selfnodeclient = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";
     vec![
         initial("", "secrets", secret, Existing::Keep),
+        initial("rbac.authorization.k8s.io", "clusterroles", reader, Existing::Keep),
+        binding("skeg:ca-reader", "skeg:ca-reader", "system:unauthenticated"),
         binding("skeg:node-bootstrapper", "system:node-bootstrapper", "system:bootstrappers"),
         binding("skeg:node-autoapprove-bootstrap", nodeclient, "system:bootstrappers"),
         binding("skeg:node-autoapprove-certificate-rotation", selfnodeclient, "system:nodes"),

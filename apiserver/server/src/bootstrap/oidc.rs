@@ -36,7 +36,11 @@ impl Document {
 impl PathHandler for Document {
     async fn handle(&self, request: Request<Body>) -> Result<Response, Status> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(Status::failure(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         }
         Response::builder()
             .header(CONTENT_TYPE, self.content_type)
