@@ -9,13 +9,17 @@ use skeg_machinery::codec::json::{FieldValidation, Limits, decode, encode};
 use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::schema::Schema;
 
+/// Files are named group.version.kind; not every object says so itself.
+fn gvk(name: &str) -> GroupVersionKind {
+    let mut parts = name.rsplitn(3, '.').map(str::to_owned);
+    let (kind, version, group) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+    GroupVersionKind::new(if group == "core" { String::new() } else { group }, version, kind)
+}
+
 /// What is wrong with one file, if anything.
 fn round_trip(name: &str, body: &[u8]) -> Result<(), String> {
     let original: Value = serde_json::from_slice(body).unwrap();
-    // Files are named group.version.kind; not every object says so itself.
-    let mut parts = name.rsplitn(3, '.').map(str::to_owned);
-    let (kind, version, group) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-    let gvk = GroupVersionKind::new(if group == "core" { String::new() } else { group }, version, kind);
+    let gvk = gvk(name);
     let ty = Schema::kubernetes().lookup(&gvk).ok_or_else(|| format!("{name}: no type for {gvk}"))?;
     let read = |body: &[u8]| {
         decode(body, &ty, FieldValidation::Strict, Limits::default()).map_err(|error| format!("{name}: {error}"))
@@ -35,6 +39,41 @@ fn round_trip(name: &str, body: &[u8]) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{name}: the second pass differs")),
     }
+}
+
+/// What is wrong with the protobuf of one kind, if anything: JSON and protobuf of a file must give one another.
+fn protobuf(name: &str, json: &[u8], expected: &[u8]) -> Result<(), String> {
+    let ty = Schema::kubernetes().lookup(&gvk(name)).ok_or_else(|| format!("{name}: no type"))?;
+    let value =
+        decode(json, &ty, FieldValidation::Strict, Limits::default()).map_err(|error| format!("{name}: {error}"))?;
+    let encoded = skeg_machinery::codec::protobuf::encode(&value.value, &ty);
+    if encoded != expected {
+        let at = encoded.iter().zip(expected).take_while(|(a, b)| a == b).count();
+        let show = |bytes: &[u8]| {
+            bytes[at.saturating_sub(24)..].iter().take(56).map(|b| b.escape_ascii().to_string()).collect::<String>()
+        };
+        return Err(format!("{name} at {at}:\n  got      {}\n  expected {}", show(&encoded), show(expected)));
+    }
+    let decoded = skeg_machinery::codec::protobuf::decode(expected, &ty, usize::MAX);
+    let decoded = encode(&decoded.map_err(|error| format!("{name}: {error}"))?, &ty);
+    let original = encode(&value.value, &ty);
+    if decoded == original { Ok(()) } else { Err(format!("{name}: decoded\n  {decoded:?}\n  {original:?}")) }
+}
+
+#[test]
+fn every_kind_is_byte_exact_in_protobuf() {
+    let (mut count, mut faults) = (0, Vec::new());
+    for entry in std::fs::read_dir(modules::directory("k8s.io/api").join("testdata/HEAD")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "pb") {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let json = std::fs::read(path.with_extension("json")).unwrap();
+            faults.extend(protobuf(&name, &json, &std::fs::read(&path).unwrap()).err());
+            count += 1;
+        }
+    }
+    assert!(faults.is_empty(), "{} of {count} differ:\n{}", faults.len(), faults.join("\n"));
+    assert!(count > 150, "only {count} files");
 }
 
 #[test]

@@ -384,7 +384,7 @@ fn push_dotted(path: &mut String, name: &str) {
 }
 
 /// Whether Go's `omitempty` drops a value of a member that is no pointer.
-pub(super) fn is_empty(shape: Shape<'_>, value: &Value) -> bool {
+pub(crate) fn is_empty(shape: Shape<'_>, value: &Value) -> bool {
     match shape {
         // Structs are never empty to Go, and these are structs.
         Shape::Struct(_) | Shape::Quantity | Shape::IntOrString | Shape::Time | Shape::MicroTime => false,
@@ -402,7 +402,7 @@ pub(super) fn is_empty(shape: Shape<'_>, value: &Value) -> bool {
 }
 
 /// What Go writes for a member that has a value, if anything.
-pub(super) fn keep(field: Field<'_>, value: Value) -> Option<Value> {
+pub(crate) fn keep(field: Field<'_>, value: Value) -> Option<Value> {
     if value.is_null() {
         return absent(field);
     }
@@ -419,7 +419,7 @@ pub(super) fn keep(field: Field<'_>, value: Value) -> Option<Value> {
 }
 
 /// What Go writes for a member that was not given, if anything.
-pub(super) fn absent(field: Field<'_>) -> Option<Value> {
+pub(crate) fn absent(field: Field<'_>) -> Option<Value> {
     if field.is_pointer() || field.omitzero() {
         return if field.omitempty() || field.omitzero() { None } else { Some(Value::Null) };
     }
@@ -429,7 +429,7 @@ pub(super) fn absent(field: Field<'_>) -> Option<Value> {
 }
 
 /// Go's zero value as JSON.
-pub(super) fn zero(shape: Shape<'_>) -> Value {
+pub(crate) fn zero(shape: Shape<'_>) -> Value {
     match shape {
         Shape::String => Value::String(String::new()),
         Shape::Bool => Value::Bool(false),

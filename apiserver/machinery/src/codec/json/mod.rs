@@ -3,7 +3,7 @@
 //!
 //! bytes ── decode ──> Value (members in Go's order, empty optional ones dropped) ── encode ──> bytes
 
-mod decode;
+pub(crate) mod decode;
 mod encode;
 pub(crate) mod lexer;
 pub(crate) mod scalar;
