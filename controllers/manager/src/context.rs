@@ -62,7 +62,7 @@ controllers! {
     "node-ipam-controller" => crate::nodeipam::run,
     "node-lifecycle-controller" => crate::nodelifecycle::run,
     "taint-eviction-controller" => crate::tainteviction::run,
-    // "garbage-collector-controller" => crate::garbagecollector::run,
+    "garbage-collector-controller" => crate::garbagecollector::run,
     // "daemonset-controller" => crate::daemonset::run,
     // "statefulset-controller" => crate::statefulset::run,
     // "job-controller" => crate::job::run,

@@ -81,10 +81,13 @@ impl Error {
     }
 }
 
-/// An error with its causes, each once.
-pub fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, each once; of an answer from the server its message.
+pub fn chain(error: &Error) -> String {
     let mut text = error.to_string();
-    let mut next = error.source();
+    if let Some(status) = error.status() {
+        return format!("{text}: {} ({} {})", status.message, status.code, status.reason);
+    }
+    let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
         text.push_str(": ");
         text.push_str(&cause.to_string());

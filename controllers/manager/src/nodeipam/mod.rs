@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use skeg_controller_runtime::objects::Node;
 use skeg_controller_runtime::{
-    Controller, Error, EventRecorder, Object, Outcome, Store, Str, WorkQueue, run_controller,
+    Controller, Error, EventRecorder, Object, Outcome, PatchKind, Store, Str, WorkQueue, run_controller,
 };
 
 use crate::context::Context;
@@ -86,8 +86,9 @@ impl Controller for NodeIpam {
             return Ok(Outcome::Again);
         };
         let texts: Vec<String> = taken.iter().map(IpNet::to_string).collect();
-        let body = json!({"spec": {"podCIDR": texts[0], "podCIDRs": texts}});
-        match self.nodes.patch_exact(&node.metadata, "", body).await {
+        // No version: other fields may change meanwhile, and an assigned network cannot be overwritten.
+        let body = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": texts[0], "podCIDRs": texts}});
+        match self.nodes.patch(&node.metadata, "", PatchKind::Merge, &body).await {
             Ok(_) => Ok(Outcome::Done),
             Err(error) => {
                 self.give_back(&taken);
