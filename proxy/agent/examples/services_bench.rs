@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use skeg_nft::{Kernel, Nft};
 use skeg_proxy::Config;
 use skeg_proxy::model::{EndpointView, ObjectKey, Protocol, ServicePort, ServiceView, SlicePort, SliceView};
-use skeg_proxy::services::{Index, NodeContext, layouts};
+use skeg_proxy::services::{Change, Index, NodeContext, layouts};
 
 fn service(n: u32) -> ServiceView {
     ServiceView {
@@ -39,7 +39,7 @@ fn slice(name: &str, n: u32, endpoints: u32) -> SliceView {
     }
 }
 
-fn apply(kernel: &mut Kernel, change: skeg_proxy::services::Change) -> Duration {
+fn apply(kernel: &mut Kernel, change: Change) -> Duration {
     let started = Instant::now();
     for transaction in &change.transactions {
         kernel.apply(transaction).expect("the kernel takes the transaction");
@@ -61,10 +61,17 @@ fn main() {
         index.set_service(ObjectKey::new("bench", name), Some(Arc::new(service(n))));
         index.set_slice(ObjectKey::new("bench", name), "s".into(), Some(Arc::new(slice(name, n, 3))));
     }
-    let all = index.replace_all();
+    let transactions = index.whole().iter().map(|whole| whole.replace()).collect();
     let planned = started.elapsed();
-    let applied = apply(&mut kernel, all);
+    let applied = apply(&mut kernel, Change { transactions, udp_changed: false });
     println!("full load of {services} services with 3 endpoints: plan {planned:?}, kernel {applied:?}");
+
+    let started = Instant::now();
+    let mut adopt = |whole: &skeg_proxy::services::Whole| whole.adopt(&mut kernel).expect("the table is listed");
+    assert!(index.whole().iter().all(|whole| adopt(whole).is_empty()), "what was applied is found again");
+    println!("restart with nothing changed: {:?}", started.elapsed());
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc is mounted");
+    println!("memory: {}", status.lines().find(|l| l.starts_with("VmRSS")).unwrap_or_default());
 
     let mut times = Vec::new();
     let mut kernel_times = Vec::new();

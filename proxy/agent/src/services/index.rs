@@ -12,6 +12,7 @@ use skeg_nft::{Command, Concat, Element, ElementData, Family, Transaction};
 
 use super::layout::{Code, INSIDE_OFFSET, Layout, MAX_ENDPOINTS, TABLE};
 use super::plan::{Endpoint, Frontend, Plan, Program, Selection, plan};
+use super::whole::Whole;
 use crate::model::{ObjectKey, Protocol, ServiceView, SliceView};
 
 /// What a plan knows about its node.
@@ -148,30 +149,23 @@ impl Index {
         Change { transactions: transactions.filter(|t| !t.is_empty()).collect(), udp_changed }
     }
 
-    /// Transactions that replace whatever is in the kernel by everything that is known.
-    pub fn replace_all(&mut self) -> Change {
+    /// Plans what changed and returns what the kernel must hold, for each family.
+    pub fn whole(&mut self) -> Vec<Whole> {
         self.flush();
-        let mut transactions = Vec::new();
-        for layout in &self.layouts {
-            let mut transaction = Transaction::new(layout.family, TABLE);
-            transaction.replace_table();
-            transaction.commands.extend(layout.skeleton());
+        let of_layout = |layout: &Layout| {
             let ipv6 = layout.family == Family::Ipv6;
-            for (_, code) in self.pickers.keys().filter(|(v6, _)| *v6 == ipv6) {
-                transaction.commands.extend(layout.add_picker(*code));
-            }
-            let mut delta = Delta::default();
+            let pickers = self.pickers.keys().filter(|(v6, _)| *v6 == ipv6).map(|(_, code)| *code).collect();
+            let mut all: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
             for (frontend, (_, program)) in self.programs.iter().filter(|(f, _)| f.ipv6 == ipv6) {
                 for (set, element) in elements(layout, frontend, program) {
-                    delta.add.entry(set).or_default().push(element);
+                    all.entry(set).or_default().push(element);
                 }
             }
             let hairpins = self.hairpins.keys().filter(|ip| ip.is_ipv6() == ipv6);
-            delta.add.entry("hairpin").or_default().extend(hairpins.map(hairpin));
-            transaction.commands.extend(delta.into_transaction(layout, &self.pickers).commands);
-            transactions.push(transaction);
-        }
-        Change { transactions, udp_changed: true }
+            all.entry("hairpin").or_default().extend(hairpins.map(hairpin));
+            Whole { layout: layout.clone(), pickers, elements: all }
+        };
+        self.layouts.iter().map(of_layout).collect()
     }
 
     fn replan(&mut self, key: &ObjectKey, deltas: &mut [Delta], udp_changed: &mut bool) {

@@ -22,6 +22,7 @@
 //! Nothing is marked: whether a connection needs its source rewritten follows, after the choice, from the frontend that
 //! conntrack remembers.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -105,7 +106,8 @@ impl Code {
         self.choice & bit != 0
     }
 
-    fn chain(self) -> String {
+    /// The picker chain's name.
+    pub fn chain(self) -> String {
         let mut name = format!("pick-{}", self.count());
         for (bit, suffix) in [(INSIDE, "-inside"), (NODE_PORT, "-nodeport")] {
             if self.has(bit) {
@@ -200,6 +202,23 @@ impl Layout {
         ]
     }
 
+    /// The name of an empty chain that says which layout the table has: another one for other rules.
+    pub fn marker(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        let mut rules = Vec::new();
+        let mut note = |chain: &str, comment: &str, exprs: Vec<Vec<Expr>>| {
+            rules.push((chain.to_owned(), comment.to_owned(), exprs));
+        };
+        self.check_rules(&mut note);
+        self.nat_rules(&mut note);
+        self.source_rules(&mut note);
+        format!("{rules:?}{:?}", self.sets()).hash(&mut hasher);
+        for code in [Code::pick(1, true, false, false, 0), Code::pick(2, false, true, false, 60)] {
+            format!("{:?}", self.picker_rules(code)).hash(&mut hasher);
+        }
+        format!("layout-{:016x}", hasher.finish())
+    }
+
     /// Everything but elements and picker chains.
     pub fn skeleton(&self) -> Vec<Command> {
         let base = |name: &str, kind, hook, priority| Command::AddChain(Chain::base(name, kind, hook, priority));
@@ -221,6 +240,7 @@ impl Layout {
         self.check_rules(&mut rule);
         self.nat_rules(&mut rule);
         self.source_rules(&mut rule);
+        out.push(Command::AddChain(Chain::regular(self.marker())));
         out.push(Command::AddElements(
             "refuse".into(),
             vec![

@@ -16,9 +16,11 @@ mod shell;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod whole;
 
 pub use index::{Change, Index, NodeContext};
 pub use shell::run;
+pub use whole::Whole;
 
 /// The tables of the families that the cluster has service addresses of.
 pub fn layouts(config: &crate::Config) -> Vec<layout::Layout> {

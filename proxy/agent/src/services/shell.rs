@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::health::HealthServers;
-use super::{Change, Index};
+use super::{Change, Index, Whole};
 use crate::feed::{Event, Source};
 use crate::{Config, Error};
 
@@ -28,21 +28,42 @@ struct Performer {
     index: Index,
     nft: Box<dyn Nft>,
     conntrack: Conntrack,
-    /// The kernel does not hold what the index believes.
-    diverged: bool,
+    belief: Belief,
+}
+
+/// Does the kernel hold what the index believes?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Belief {
+    Holds,
+    /// A former run may have left something.
+    Unknown,
+    /// A transaction failed, or someone else changed the table.
+    Wrong,
 }
 
 impl Performer {
     fn perform(&mut self) -> Result<(), skeg_nft::Error> {
-        let change = if self.diverged { self.index.replace_all() } else { self.index.flush() };
         let started = std::time::Instant::now();
-        let Change { transactions, udp_changed } = change;
-        self.diverged |= !transactions.is_empty();
+        // Until all is applied.
+        let belief = std::mem::replace(&mut self.belief, Belief::Wrong);
+        let Change { transactions, udp_changed } = match belief {
+            Belief::Holds => self.index.flush(),
+            Belief::Unknown => {
+                let nft = &mut *self.nft;
+                let adopted = self.index.whole().iter().map(|whole| whole.adopt(nft)).collect::<Result<_, _>>()?;
+                Change { transactions: adopted, udp_changed: true }
+            }
+            Belief::Wrong => {
+                let replaced = self.index.whole().iter().map(Whole::replace).collect();
+                Change { transactions: replaced, udp_changed: true }
+            }
+        };
+        let changed = transactions.iter().any(|t| !t.is_empty());
         for transaction in &transactions {
             self.nft.apply(transaction)?;
         }
-        self.diverged = false;
-        if !transactions.is_empty() {
+        self.belief = Belief::Holds;
+        if changed {
             tracing::debug!(took = ?started.elapsed(), "service rules changed");
         }
         if udp_changed {
@@ -58,7 +79,7 @@ impl Performer {
                 Ok(chains) if !chains.is_empty() => {}
                 Ok(_) => {
                     tracing::warn!(?family, "the service rules were removed by someone, restoring them");
-                    self.diverged = true;
+                    self.belief = Belief::Wrong;
                 }
                 Err(e) => tracing::warn!(error = %crate::chain(&e), "cannot look for the service rules"),
             }
@@ -88,7 +109,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let nft = Box::new(Kernel::open().map_err(Error::Nft)?);
     let conntrack = Conntrack::open().map_err(Error::Nft)?;
-    let mut performer = Performer { index, nft, conntrack, diverged: true };
+    let mut performer = Performer { index, nft, conntrack, belief: Belief::Unknown };
     let bind = if config.node_ip.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
     let mut health = HealthServers::new(bind);
     let (mut services, mut slices) = (false, false);
@@ -101,7 +122,7 @@ pub async fn run(
         tokio::select! {
             () = shutdown.cancelled() => break,
             received = events.recv_many(&mut batch, BATCH) => if received == 0 { break },
-            _ = look.tick() => if !performer.diverged { performer.look() },
+            _ = look.tick() => if performer.belief == Belief::Holds { performer.look() },
             () = async { tokio::time::sleep_until(retry_at.unwrap_or_else(Instant::now)).await }, if retry_at.is_some() => {}
         }
         for event in batch.drain(..) {

@@ -77,8 +77,8 @@ impl Node {
             own_vips: BTreeSet::from([ip("10.96.0.10")]),
         };
         let mut node = Self { index: Index::new(node, layouts), ruleset: Ruleset::new() };
-        for transaction in node.index.replace_all().transactions {
-            node.ruleset.apply(&transaction).unwrap();
+        for whole in node.index.whole() {
+            node.ruleset.apply(&whole.replace()).unwrap();
         }
         node
     }
@@ -102,8 +102,10 @@ impl Node {
         }
         // What was reached step by step is what a start from nothing would give.
         let mut fresh = Ruleset::new();
-        for transaction in self.index.replace_all().transactions {
-            fresh.apply(&transaction).unwrap();
+        for whole in self.index.whole() {
+            fresh.apply(&whole.replace()).unwrap();
+            // And whoever finds this state finds nothing to do.
+            assert!(whole.adopt(&mut self.ruleset).unwrap().is_empty());
         }
         for family in [Family::Ipv4, Family::Ipv6] {
             assert_eq!(self.ruleset.chains(family, TABLE).unwrap(), fresh.chains(family, TABLE).unwrap());
@@ -404,6 +406,42 @@ fn stale_udp_flows_are_those_that_no_endpoint_answers() {
     assert!(stale("192.168.0.1:30053", "192.168.0.1:30053"));
     assert!(!stale("192.168.0.1:30053", "10.244.2.5:5353"));
     assert!(!stale("8.8.8.8:53", "8.8.8.8:53"));
+}
+
+#[test]
+fn a_restart_keeps_affinity_and_changes_only_what_changed_meanwhile() {
+    let sticky = ServiceView { affinity: 10_800, ..exposed("10.96.0.1") };
+    let mut before = Node::with(sticky.clone(), two());
+    let first = before.tracer().send(packet(POD, "10.96.0.1:80"), 1);
+    let mut after = Node::new();
+    after.set("web", Some(sticky), Some(slice([two(), vec![endpoint("10.244.2.9", "node-2")]].concat())));
+    after.set("new", Some(service("10.96.0.7")), None);
+    let fresh = after.ruleset;
+    after.ruleset = before.ruleset;
+    for whole in after.index.whole() {
+        let adopted = whole.adopt(&mut after.ruleset).unwrap();
+        assert!(!adopted.commands.contains(&skeg_nft::Command::DeleteTable));
+        after.ruleset.apply(&adopted).unwrap();
+    }
+    assert_eq!(after.tracer().send(packet(POD, "10.96.0.1:80"), 2), first);
+    assert_eq!(after.trace(POD, "10.96.0.7:80"), fate(Fate::Reset));
+    let mut fresh = fresh;
+    for set in ["services", "endpoints", "pick", "members", "hairpin"] {
+        let elements = |r: &mut Ruleset| r.elements(Family::Ipv4, TABLE, set).unwrap();
+        assert_eq!(elements(&mut after.ruleset), elements(&mut fresh), "{set}");
+    }
+    let chains = after.ruleset.chains(Family::Ipv4, TABLE).unwrap();
+    assert_eq!(chains, fresh.chains(Family::Ipv4, TABLE).unwrap());
+}
+
+#[test]
+fn a_table_of_another_layout_is_replaced() {
+    let mut node = Node::with(service("10.96.0.1"), two());
+    let mut other = Node::new();
+    other.index = Index::new(NodeContext::default(), vec![Layout::new(Family::Ipv4, &[], &[])]);
+    let whole = &other.index.whole()[0];
+    let adopted = whole.adopt(&mut node.ruleset).unwrap();
+    assert_eq!(adopted, whole.replace());
 }
 
 #[test]
