@@ -339,6 +339,7 @@ impl Routed {
             std::thread::spawn(move || {
                 crate::sysctl::prepare(&task);
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(crate::network::claim_address(task.dns_ip)).unwrap();
                 runtime.block_on(crate::network::run(&task, receiver, stop)).unwrap();
             });
         });
@@ -434,11 +435,12 @@ fn pods_of_two_nodes_reach_each_other_routed_and_over_vxlan() {
                     .enter(|| no_line("bridge fdb show dev skeg-vxlan; ip neigh show dev skeg-vxlan", "172.31|10.244"));
             }
             for node in nodes {
-                let config = node.config.clone();
+                // What is removed does not depend on the former configuration.
+                let config = Config { cluster_cidr: vec![], dns_ip: [10, 0, 0, 1].into(), ..node.config.clone() };
                 node.host.enter(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                     runtime.block_on(crate::teardown(&config)).unwrap();
-                    no_line("ip link; ip route; iptables -S; nft list tables", "cni0|skeg|10.244");
+                    no_line("ip link; ip addr; ip route; iptables -S; nft list tables", "cni0|skeg|10.244|10.96");
                 });
                 assert!(!node.config.cni_conf_dir.join("10-skeg.conflist").exists());
             }

@@ -27,23 +27,25 @@ pub fn accept(config: &Config) {
     }
 }
 
-/// Removes what `accept` added.
-pub fn withdraw(config: &Config) {
-    for (program, rules) in programs(config) {
+/// Removes what `accept` added, whatever the configuration was then.
+pub fn withdraw() {
+    for program in ["iptables", "ip6tables"] {
         let listed = run(program, &["-S", "FORWARD"]).unwrap_or_default();
-        for rule in rules.iter().filter(|_| listed.contains(COMMENT)) {
-            let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
-            run(program, &[&["-D", "FORWARD"], &rule[..]].concat());
+        for line in listed.lines().filter(|l| l.contains(COMMENT)) {
+            if let Some([flag, net]) = line.split(' ').skip(2).collect::<Vec<_>>().first_chunk() {
+                let rule = rule(flag, (*net).to_owned());
+                run(program, &[&["-D", "FORWARD"], &rule.each_ref().map(String::as_str)[..]].concat());
+            }
         }
     }
 }
 
+fn rule(flag: &str, net: String) -> [String; 8] {
+    [flag, &net, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"].map(str::to_owned)
+}
+
 /// Each family's program, with the rules for its pods.
-fn programs(config: &Config) -> Vec<(&'static str, Vec<Vec<String>>)> {
-    let rule = |flag: &str, net: String| {
-        let words = [flag, &net, "-m", "comment", "--comment", COMMENT, "-j", "ACCEPT"];
-        words.map(str::to_owned).to_vec()
-    };
+fn programs(config: &Config) -> Vec<(&'static str, Vec<[String; 8]>)> {
     let mut out = Vec::new();
     for (program, v6) in [("iptables", false), ("ip6tables", true)] {
         let nets = config.cluster_cidr.iter().filter(|n| n.addr().is_ipv6() == v6);

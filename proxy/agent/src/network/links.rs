@@ -24,6 +24,8 @@ use crate::Config;
 const TO_PODS: RouteProtocol = RouteProtocol::Other(0x5b);
 /// Routes with this protocol number keep service addresses on the host, and are ours.
 const TO_SERVICES: RouteProtocol = RouteProtocol::Other(0x5c);
+/// What addresses of the loopback interface that are ours are called.
+const LABEL: &str = "lo:skeg";
 const VNI: u32 = 1;
 const VXLAN_PORT: u16 = 8472;
 /// VXLAN over IPv4 takes 50 bytes of each packet.
@@ -202,15 +204,24 @@ impl Links {
     pub async fn claim(&self, ip: IpAddr) -> Result<(), LinkError> {
         let lo = self.index("lo").await?.ok_or_else(|| LinkError::Route("there is no interface lo".into()))?;
         self.handle.link().set(LinkUnspec::new_with_index(lo).up().build()).execute().await?;
-        self.add_address(lo, ip, if ip.is_ipv6() { 128 } else { 32 }).await
+        let mut request = self.handle.address().add(lo, ip, if ip.is_ipv6() { 128 } else { 32 });
+        if ip.is_ipv4() {
+            request.message_mut().attributes.push(AddressAttribute::Label(LABEL.into()));
+        }
+        unless_there(request.execute().await)
     }
 
-    /// Removes an address from the loopback interface, if it is there.
+    /// Removes this address, and whatever `claim` added, from the loopback interface.
     pub async fn disclaim(&self, ip: IpAddr) -> Result<(), LinkError> {
         let Some(lo) = self.index("lo").await? else { return Ok(()) };
         let all: Vec<AddressMessage> = self.handle.address().get().execute().try_collect().await?;
         let ours = |a: &AddressMessage| {
-            a.header.index == lo && a.attributes.iter().any(|a| matches!(a, AddressAttribute::Address(x) if *x == ip))
+            let named = |a: &AddressAttribute| match a {
+                AddressAttribute::Address(x) => *x == ip,
+                AddressAttribute::Label(label) => label == LABEL,
+                _ => false,
+            };
+            a.header.index == lo && a.attributes.iter().any(named)
         };
         for address in all.into_iter().filter(ours) {
             self.handle.address().del(address).execute().await?;
@@ -227,10 +238,7 @@ impl Links {
     }
 
     async fn add_address(&self, index: u32, ip: IpAddr, prefix: u8) -> Result<(), LinkError> {
-        match self.handle.address().add(index, ip, prefix).execute().await {
-            Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == EEXIST => Ok(()),
-            result => Ok(result?),
-        }
+        unless_there(self.handle.address().add(index, ip, prefix).execute().await)
     }
 
     async fn index(&self, name: &str) -> Result<Option<u32>, LinkError> {
@@ -255,6 +263,14 @@ impl Links {
         }
         out.retain(|r| r.header.protocol == protocol);
         Ok(out)
+    }
+}
+
+/// What exists already is no failure.
+fn unless_there(result: Result<(), rtnetlink::Error>) -> Result<(), LinkError> {
+    match result {
+        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == EEXIST => Ok(()),
+        result => Ok(result?),
     }
 }
 

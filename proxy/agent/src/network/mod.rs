@@ -165,6 +165,6 @@ pub async fn teardown(config: &Config) -> Result<(), Error> {
     for name in [BRIDGE, VXLAN] {
         links.delete(name).await.map_err(failed)?;
     }
-    forward::withdraw(config);
+    forward::withdraw();
     cni::remove(config)
 }
