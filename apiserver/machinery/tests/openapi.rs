@@ -67,6 +67,25 @@ fn schemas_are_those_of_kubernetes() {
     assert!(count > 1000, "only {count} schemas compared");
 }
 
+#[test]
+fn descriptions_are_those_of_kubernetes() {
+    let directory = modules::directory("k8s.io/kubernetes").join("api/openapi-spec/v3");
+    let document = std::fs::read(directory.join("apis__apps__v1_openapi.json")).unwrap();
+    let document: Value = serde_json::from_slice(&document).unwrap();
+    let deployment = Schema::kubernetes().type_named("io.k8s.api.apps.v1.Deployment").unwrap();
+    let (mut same, mut missing) = (0, Vec::new());
+    for (name, schema) in components(&[deployment]) {
+        let published = &document["components"]["schemas"][&name];
+        for (field, property) in schema["properties"].as_object().into_iter().flatten() {
+            match (&property["description"], &published["properties"][field]["description"]) {
+                (ours, theirs) if ours == theirs => same += 1,
+                (ours, theirs) => missing.push(format!("{name}.{field}: {ours} {theirs}")),
+            }
+        }
+    }
+    assert!(missing.len() < same / 20, "{same} agree, not:\n{}", missing.join("\n"));
+}
+
 /// The first place where two schemas differ.
 fn differ(at: &str, ours: &Value, theirs: &Value) -> String {
     if let (Value::Object(a), Value::Object(b)) = (ours, theirs) {

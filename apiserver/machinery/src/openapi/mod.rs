@@ -1,6 +1,7 @@
 //! OpenAPI v3 documents, derived from the schema and a plain description of the resources that are served. Which
 //! documents there are, their hashes and how they travel is the server's.
 
+mod descriptions;
 mod paths;
 mod schemas;
 

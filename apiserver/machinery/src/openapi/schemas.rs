@@ -1,9 +1,10 @@
-//! The `components.schemas` of types: what upstream's OpenAPI definitions say, without descriptions.
+//! The `components.schemas` of types: what upstream's OpenAPI definitions say.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
+use super::descriptions;
 use crate::schema::{Element, Field, ListType, Schema, Shape, Type, TypeRef};
 
 const REF: &str = "#/components/schemas/";
@@ -16,7 +17,29 @@ pub fn components(roots: &[TypeRef]) -> Map<String, Value> {
     for root in roots {
         found.structure(root.get());
     }
-    found.schemas.into_iter().collect()
+    let mut described = descriptions::of(found.schemas.keys().map(String::as_str));
+    let with_text = |(name, mut schema): (String, Value)| {
+        if let Some(source) = described.get_mut(&name) {
+            describe(&mut schema, source);
+        }
+        (name, schema)
+    };
+    found.schemas.into_iter().map(with_text).collect()
+}
+
+/// Moves the descriptions of a type and its members over.
+fn describe(schema: &mut Value, source: &mut Value) {
+    let text = |source: &mut Value| source.get_mut("description").map(Value::take).filter(Value::is_string);
+    if let (Some(text), Value::Object(schema)) = (text(source), &mut *schema) {
+        schema.insert("description".into(), text);
+    }
+    let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
+    for (name, property) in properties {
+        let text = source.get_mut("properties").and_then(|all| all.get_mut(name)).and_then(text);
+        if let (Some(text), Value::Object(property)) = (text, property) {
+            property.insert("description".into(), text);
+        }
+    }
 }
 
 /// Model name to the kinds that it is.
