@@ -63,7 +63,7 @@ controllers! {
     "node-lifecycle-controller" => crate::nodelifecycle::run,
     "taint-eviction-controller" => crate::tainteviction::run,
     "garbage-collector-controller" => crate::garbagecollector::run,
-    // "daemonset-controller" => crate::daemonset::run,
+    "daemonset-controller" => crate::daemonset::run,
     // "statefulset-controller" => crate::statefulset::run,
     // "job-controller" => crate::job::run,
     // "cronjob-controller" => crate::cronjob::run,

@@ -10,7 +10,7 @@ mod claim;
 mod config;
 mod context;
 // mod cronjob;
-// mod daemonset;
+mod daemonset;
 mod deployment;
 mod discovery;
 // mod disruption;
