@@ -12,6 +12,9 @@ use crate::text::quote;
 /// More operations than this are refused.
 pub const MAX_OPERATIONS: usize = 10_000;
 
+/// Values may not come to lie deeper than this.
+const MAX_DEPTH: usize = 250;
+
 /// How many bytes all `copy` operations of one patch may add.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 
@@ -65,6 +68,9 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
     let kind = text("op").unwrap_or("unknown");
     let path = text("path").ok_or_else(|| format!("{kind} operation failed to decode path"))?;
+    if path.matches('/').count() > MAX_DEPTH {
+        return Err("exceeded max depth".into());
+    }
     let from = || text("from").ok_or_else(|| format!("{kind} operation failed to decode from"));
     let missing = |path: &str| format!("{kind} operation does not apply: doc is missing path: {path}");
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
@@ -75,12 +81,14 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
         "move" => {
             let from = from()?;
             let moved = take(document, from).ok_or_else(|| missing(from))?;
+            check_depth(&moved, path)?;
             add(document, path, moved).ok_or_else(|| missing(path))
         }
         "copy" => {
             let from = from()?;
             let (holder, key) = holder(document, from).ok_or_else(|| missing(from))?;
             let copy = get(holder, &key).ok_or_else(|| missing(from))?.clone();
+            check_depth(&copy, path)?;
             *copied += crate::text::json(&copy).len();
             if *copied > MAX_COPIED {
                 return Err(format!("copied more than {MAX_COPIED} bytes"));
@@ -98,6 +106,19 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
         }
         other => Err(format!("Unexpected kind: {other}")),
     }
+}
+
+/// Fails if a value would lie too deep at a path: patches must not build what no body could carry.
+fn check_depth(value: &Value, path: &str) -> Result<(), String> {
+    fn fits(value: &Value, room: usize) -> bool {
+        match value {
+            Value::Object(map) => room > 0 && map.values().all(|value| fits(value, room - 1)),
+            Value::Array(items) => room > 0 && items.iter().all(|value| fits(value, room - 1)),
+            _ => true,
+        }
+    }
+    let room = MAX_DEPTH.saturating_sub(path.matches('/').count());
+    if fits(value, room) { Ok(()) } else { Err("exceeded max depth".into()) }
 }
 
 /// The object or array that holds the last step of a pointer, and that step.

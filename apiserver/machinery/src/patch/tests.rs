@@ -60,6 +60,15 @@ fn json_patches_are_bounded_and_their_faults_named() {
 }
 
 #[test]
+fn json_patches_cannot_build_towers() {
+    let op = json!({"op": "copy", "from": "/a", "path": "/a/a"});
+    let body = Value::Array(vec![op; 2000]).to_string();
+    assert_eq!(json_patch(&json!({"a": {}}), body.as_bytes(), FieldValidation::Warn).unwrap_err().code, 422);
+    let body = json!([{"op": "add", "path": "/a".repeat(300), "value": 1}]).to_string();
+    assert_eq!(json_patch(&json!({"a": {}}), body.as_bytes(), FieldValidation::Warn).unwrap_err().code, 422);
+}
+
+#[test]
 fn merge_patches_follow_rfc_7386() {
     for (current, patch, expected) in [
         (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),

@@ -188,15 +188,20 @@ pub(crate) fn duration_nanos(text: &str) -> Result<i64, String> {
             unit => return Err(format!("time: unknown unit {} in duration {}", quote(unit), quote(text))),
         };
         let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
-        exact += whole.parse::<i128>().unwrap_or(0).saturating_mul(scale);
+        exact = exact.saturating_add(whole_units(whole).saturating_mul(scale));
         total += format!("0.{fraction}").parse::<f64>().unwrap_or(0.0) * scale as f64;
         rest = next;
     }
-    exact += total as i128;
+    exact = exact.saturating_add(total as i128);
     match i64::try_from(if negative { -exact } else { exact }) {
         Ok(nanos) => Ok(nanos),
         Err(_) => fault("invalid duration"),
     }
+}
+
+/// A whole number of units; what is too large is too large for a duration as well.
+fn whole_units(digits: &str) -> i128 {
+    if digits.is_empty() { 0 } else { digits.parse().unwrap_or(i128::MAX) }
 }
 
 /// Go's `Duration.String`.
@@ -268,6 +273,10 @@ mod tests {
         for (input, expected) in [
             ("", "time: invalid duration \"\""),
             ("5", "time: missing unit in duration \"5\""),
+            (
+                "99999999999999999999999999999999999999999h9h",
+                "time: invalid duration \"99999999999999999999999999999999999999999h9h\"",
+            ),
             ("5x", "time: unknown unit \"x\" in duration \"5x\""),
         ] {
             assert_eq!(duration_nanos(input).unwrap_err(), expected);

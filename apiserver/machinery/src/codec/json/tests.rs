@@ -164,6 +164,53 @@ fn bodies_are_bounded() {
 }
 
 #[test]
+fn deep_schemas_within_the_bound_decode() {
+    let crd = ty("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let levels = 118;
+    let schema =
+        r#"{"type":"object","properties":{"a":"#.repeat(levels) + r#"{"type":"string"}"# + &"}}".repeat(levels);
+    let body = format!(r#"{{"spec":{{"versions":[{{"name":"v1","schema":{{"openAPIV3Schema":{schema}}}}}]}}}}"#);
+    let decoded = read(&crd, &body, FieldValidation::Strict).unwrap();
+    assert_eq!(
+        decode(&encode(&decoded.value, &crd), &crd, FieldValidation::Strict, Limits::default()).unwrap(),
+        decoded
+    );
+    let any = format!("{}1{}", "[".repeat(250), "]".repeat(250));
+    assert!(parse(any.as_bytes(), Limits::default()).is_ok());
+}
+
+#[test]
+fn mutilated_bodies_never_panic() {
+    let pod = ty("", "v1", "Pod");
+    let body = br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"x","labels":{"a":"\u00e9\ud83d\ude00"},"creationTimestamp":"2020-01-01T00:00:00Z"},
+        "spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":"1.5Gi"}},"ports":[{"containerPort":80}]}]}}"#;
+    let value = read(&pod, std::str::from_utf8(body).unwrap(), FieldValidation::Ignore).unwrap().value;
+    let proto = crate::codec::protobuf::encode(&value, &pod);
+    // A small generator of its own: the same bytes on every run.
+    let mut state = 1u64;
+    let mut next = |bound: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % bound
+    };
+    for _ in 0..5_000 {
+        let (mut json, mut message) = (body.to_vec(), proto.to_vec());
+        for _ in 0..1 + next(3) {
+            let (at, byte) = (next(json.len()), next(256) as u8);
+            json[at] = byte;
+            let (at, byte) = (next(message.len()), next(256) as u8);
+            message[at] = byte;
+        }
+        json.truncate(json.len() - next(3));
+        let _ = decode(&json, &pod, FieldValidation::Strict, Limits::default());
+        let _ = interpret(&json);
+        if let Ok(header) = crate::header::scan(&json, &["spec.nodeName", "metadata.labels"]) {
+            crate::header::splice_at(&json, header.splice, 1);
+        }
+        let _ = crate::codec::protobuf::decode(&message, &pod, usize::MAX);
+    }
+}
+
+#[test]
 fn kinds_are_read_before_types() {
     assert_eq!(interpret(br#"{"kind":"Pod","x":[{}],"apiVersion":"v1"}"#).unwrap(), ("v1".into(), "Pod".into()));
     assert_eq!(interpret(b"{}").unwrap(), (String::new(), String::new()));
@@ -183,4 +230,102 @@ fn the_answer_to_a_bad_body_names_what_was_found() {
     );
     let status = DecodeError::Syntax("bad".into()).to_status(None, "Pod", b"x: 1");
     assert_eq!(status.message, "the object provided is unrecognized (must be of type Pod): bad (783a2031)");
+}
+
+fn widget() -> TypeRef {
+    use crate::schema::{ElementSpec, FieldSpec, ListType, SchemaBuilder, TypeSpec};
+    let field = |json: &str, element| FieldSpec {
+        json: json.into(),
+        element,
+        required: false,
+        nullable: false,
+        atomic: false,
+        default_json: String::new(),
+    };
+    let mut spec = vec![
+        field("size", ElementSpec::Integer),
+        field("ratio", ElementSpec::Number),
+        field("port", ElementSpec::IntOrString),
+        field("free", ElementSpec::Struct("Free".into())),
+        field("any", ElementSpec::Any),
+        field(
+            "parts",
+            ElementSpec::List {
+                element: Box::new(ElementSpec::Struct("Part".into())),
+                list_type: ListType::Map,
+                keys: vec!["id".into()],
+            },
+        ),
+    ];
+    spec.push(FieldSpec { default_json: "\"blue\"".into(), ..field("color", ElementSpec::String) });
+    spec.push(FieldSpec { nullable: true, ..field("note", ElementSpec::String) });
+    let types = [
+        (
+            "Widget",
+            vec![
+                field("apiVersion", ElementSpec::String),
+                field("kind", ElementSpec::String),
+                field("metadata", ElementSpec::Struct("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta".into())),
+                field("spec", ElementSpec::Struct("WidgetSpec".into())),
+            ],
+            false,
+        ),
+        ("WidgetSpec", spec, false),
+        ("Free", vec![field("x", ElementSpec::Integer)], true),
+        ("Part", vec![field("id", ElementSpec::String), field("n", ElementSpec::Integer)], false),
+    ];
+    let mut builder = SchemaBuilder::new();
+    for (name, fields, preserve_unknown) in types {
+        builder.add_type(TypeSpec { name: name.into(), fields, preserve_unknown, ..TypeSpec::default() });
+    }
+    let gvk = GroupVersionKind::from_static("example.com", "v1", "Widget");
+    builder.add_kind(gvk.clone(), "Widget");
+    builder.build().lookup(&gvk).unwrap()
+}
+
+#[test]
+fn custom_resources_are_pruned_and_keep_what_validation_must_see() {
+    let widget = widget();
+    let body = r#"{"kind":"Widget","apiVersion":"example.com/v1","metadata":{"name":"w","nope":1,"labels":{}},
+        "spec":{"size":"big","ratio":1.5,"port":"http","nope":1,"free":{"y":1,"x":2},"any":{"b":[1.0],"a":null},
+        "parts":[{"id":"a","nope":1}],"color":null,"note":null}}"#;
+    let decoded = read(&widget, body, FieldValidation::Warn).unwrap();
+    assert_eq!(
+        decoded.warnings,
+        [r#"unknown field "metadata.nope""#, r#"unknown field "spec.nope""#, r#"unknown field "spec.parts[0].nope""#]
+    );
+    let mut value = decoded.value;
+    crate::codec::default::apply(&mut value, &widget);
+    assert_eq!(
+        String::from_utf8_lossy(&encode(&value, &widget)),
+        concat!(
+            r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"},"spec":{"any":{"a":null,"b":[1]},"#,
+            r#""color":"blue","free":{"x":2,"y":1},"note":null,"parts":[{"id":"a"}],"port":"http","ratio":1.5,"size":"big"}}"#
+        )
+    );
+    // Metadata is typed as everywhere.
+    let error = read(&widget, r#"{"metadata":{"generation":"x"}}"#, FieldValidation::Warn).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "json: cannot unmarshal string into Go struct field ObjectMeta.metadata.generation of type int64"
+    );
+}
+
+#[test]
+fn custom_resources_are_applied_by_their_list_types() {
+    let (widget, gvk) = (widget(), GroupVersionKind::from_static("example.com", "v1", "Widget"));
+    let object = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": spec});
+    let apply = |manager, live: Option<&Value>, spec| {
+        let now = "2026-01-01T00:00:00Z";
+        let writer = crate::apply::Writer { manager, gvk: &gvk, subresource: "", now, reset_fields: &[] };
+        let applied = crate::apply::apply(live, &object(spec), &widget, &writer, false).unwrap();
+        decode_value(&applied, &widget, FieldValidation::Ignore).unwrap().value
+    };
+    let first = apply("a", None, json!({"parts": [{"id": "x", "n": 1}], "any": {"deep": 1}}));
+    assert_eq!(
+        first["metadata"]["managedFields"][0]["fieldsV1"],
+        json!({"f:spec": {"f:any": {"f:deep": {}}, "f:parts": {"k:{\"id\":\"x\"}": {".": {}, "f:id": {}, "f:n": {}}}}})
+    );
+    let second = apply("b", Some(&first), json!({"parts": [{"id": "y"}]}));
+    assert_eq!(second["spec"]["parts"], json!([{"id": "x", "n": 1}, {"id": "y"}]));
 }
