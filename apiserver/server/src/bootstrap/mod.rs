@@ -11,5 +11,7 @@ pub mod initial;
 pub mod objects;
 pub mod oidc;
 pub mod policy;
+#[cfg(test)]
+mod tests;
 
 pub use edge::{Edge, EdgeOptions};

@@ -101,6 +101,10 @@ pub fn kubernetes_service(address: &Address) -> Vec<Initial> {
         "endpoints": [{ "addresses": [address.advertise.to_string()], "conditions": { "ready": true } }],
         "ports": ports,
     });
+    // An endpoint must not be a loopback address; a server that only listens there has a service without endpoints.
+    if address.advertise.is_loopback() {
+        return vec![initial("", "services", service, Existing::Keep)];
+    }
     vec![
         initial("", "services", service, Existing::Keep),
         initial("", "endpoints", endpoints, Existing::Overwrite(&["subsets"])),
