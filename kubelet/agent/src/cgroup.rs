@@ -180,7 +180,13 @@ fn layout(mountinfo: &str) -> Option<Layout> {
         }
     }
     let has_memory = v1.iter().any(|(list, _): &(Vec<String>, PathBuf)| list.iter().any(|c| c == "memory"));
-    if has_memory { Some(Layout::V1(v1)) } else { v2.map(Layout::V2) }
+    if has_memory {
+        // A unified hierarchy beside the others has no controller that is used here, but runc leaves directories in it.
+        v1.extend(v2.map(|mount| (Vec::new(), mount)));
+        Some(Layout::V1(v1))
+    } else {
+        v2.map(Layout::V2)
+    }
 }
 
 fn weight(shares: i64) -> i64 {

@@ -511,3 +511,7 @@ async fn ending(desired: &mut watch::Receiver<Desired>) {
         std::future::pending::<()>().await;
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -84,7 +84,8 @@ async fn one(config: &Config, client: &kube::Client, sources: &Sources<'_>, volu
         // What may be secret never touches the disk.
         let in_memory = volume.config_map.is_none();
         make_dir(&path, in_memory, None).map_err(text(""))?;
-        let finish = |version: &Path| group.map_or(Ok(()), |group| ownership::set_group(version, group, true));
+        // The whole volume, not only the new version: links of new names are made outside of it.
+        let finish = |_: &Path| group.map_or(Ok(()), |group| ownership::set_group(&path, group, true));
         atomic::write(&path, &payload, &finish).map_err(text(""))?;
         return Ok(Ready { path, read_only: true });
     }
@@ -107,7 +108,6 @@ fn make_dir(path: &Path, in_memory: bool, size: Option<i64>) -> io::Result<()> {
     if in_memory && !mounts::is_mount_point(path) {
         let options = size.map_or_else(String::new, |bytes| format!("size={bytes}"));
         mounts::mount("tmpfs", path, "tmpfs", &options)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
     }
     Ok(())
 }
@@ -132,7 +132,9 @@ fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, pod: &Pod, group: Optio
         other => return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown storage medium {other:?}"))),
     }
     if !existed {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+        if medium.is_empty() {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+        }
         if let Some(group) = group {
             ownership::set_group(path, group, false)?;
         }
