@@ -10,6 +10,8 @@ mod cni;
 mod forward;
 mod links;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,7 +138,15 @@ pub async fn route_services(config: &Config) -> Result<(), Error> {
     let links = Links::open().map_err(|e| Error::Link("open netlink", e))?;
     for net in &config.service_cidr {
         let source = Some(config.node_ip).filter(|ip| ip.is_ipv6() == net.addr().is_ipv6());
-        links.route_to_loopback(*net, source).await.map_err(|e| Error::Link("route service addresses", e))?;
+        let routed = match links.route_to_loopback(*net, source).await {
+            // The address may be one that only others know the node by.
+            Err(e) if source.is_some() => {
+                tracing::warn!(error = %crate::chain(&e), "service addresses are not reached from the node's address");
+                links.route_to_loopback(*net, None).await
+            }
+            routed => routed,
+        };
+        routed.map_err(|e| Error::Link("route service addresses", e))?;
     }
     Ok(())
 }

@@ -372,9 +372,11 @@ fn elements(layout: &Layout, frontend: &Frontend, program: &Program) -> Vec<(&'s
         let endpoints = selection.map_or(&[][..], |s| s.endpoints());
         for (i, endpoint) in endpoints.iter().take(MAX_ENDPOINTS).enumerate() {
             let index = key.clone().mark(offset + i as u32);
-            out.push(("endpoints", Element::value(index, target(endpoint))));
             if program.affinity > 0 {
-                members.insert(key.clone().then(&target(endpoint)));
+                out.push(("sticky", Element::value(index, Concat::default().mark(0).then(&target(endpoint)))));
+                members.insert(target(endpoint).then(&key));
+            } else {
+                out.push(("endpoints", Element::value(index, target(endpoint))));
             }
         }
     }
@@ -384,7 +386,7 @@ fn elements(layout: &Layout, frontend: &Frontend, program: &Program) -> Vec<(&'s
         let ours = program.source_ranges.iter().filter(|r| matches!(r, IpNet::V6(_)) == frontend.ipv6);
         // The kernel refuses ranges that overlap in one set.
         for range in IpNet::aggregate(&ours.copied().collect::<Vec<_>>()) {
-            let end = |ip| Concat::default().ip(ip).then(&key);
+            let end = |ip| key.clone().ip(ip);
             out.push(("allowed", Element::range(end(range.network()), end(range.broadcast()))));
         }
     }

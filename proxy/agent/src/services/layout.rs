@@ -5,10 +5,11 @@
 //! inside     address . proto . port               -> keep . code         what pods and the host get, where it differs
 //! pick       code                                 -> goto pick-N         one chain per number of endpoints
 //! endpoints  address . proto . port . index       -> address . port      the choice
-//! affinity   source . address . proto . port      -> address . port      learned, expires
-//! members    address . proto . port . address . port                     endpoints that affinity may still name
+//! sticky     address . proto . port . index       -> - . address . port  the choice, for services with affinity
+//! affinity   address . proto . port . source      -> - . address . port  learned, expires
+//! members    address . port . address . proto . port                     endpoints that affinity may still name
 //! firewalled address . proto . port                                      only listed sources may connect
-//! allowed    source range . address . proto . port                       the listed sources
+//! allowed    address . proto . port . source range                       the listed sources
 //! hairpin    source . dest                                               local endpoints, each with itself
 //! ```
 //!
@@ -18,6 +19,10 @@
 //!
 //! Random and not round robin: the counter of a round robin would be shared by all services with the same number of
 //! endpoints, and a client that calls two of them in turn would always reach the same endpoints.
+//!
+//! `nft list` (1.0) aborts on a rule that uses what a lookup gave as part of another key. It goes by the register where a
+//! value starts, so the rules that must do that first load something of the right type and then overwrite it from one
+//! register before; such a rule is listed with what was loaded first, and its comment says what it does.
 //!
 //! Nothing is marked: whether a connection needs its source rewritten follows, after the choice, from the frontend that
 //! conntrack remembers.
@@ -138,14 +143,16 @@ enum Vip {
     NodePort,
 }
 
-/// The registers, so that every key is contiguous: source, address, proto, port, then index or endpoint.
+/// The registers, so that every key is contiguous: one that is never part of a key, the endpoint, the frontend, and last
+/// what makes the frontend's key longer: the source, or an index.
 struct Regs {
-    source: Reg,
+    before: Reg,
+    endpoint: Reg,
+    endpoint_port: Reg,
     vip: Reg,
     proto: Reg,
     port: Reg,
-    endpoint: Reg,
-    endpoint_port: Reg,
+    last: Reg,
 }
 
 /// The two words of a code, where no endpoint is loaded.
@@ -163,11 +170,20 @@ impl Layout {
     }
 
     fn regs(&self) -> Regs {
-        if self.family == Family::Ipv6 {
-            Regs { source: Reg(0), vip: Reg(4), proto: Reg(8), port: Reg(9), endpoint: Reg(10), endpoint_port: Reg(14) }
-        } else {
-            Regs { source: Reg(0), vip: Reg(1), proto: Reg(2), port: Reg(3), endpoint: Reg(4), endpoint_port: Reg(5) }
+        let words = self.address_words();
+        Regs {
+            before: Reg(0),
+            endpoint: Reg(1),
+            endpoint_port: Reg(1 + words),
+            vip: Reg(2 + words),
+            proto: Reg(2 + 2 * words),
+            port: Reg(3 + 2 * words),
+            last: Reg(4 + 2 * words),
         }
+    }
+
+    fn address_words(&self) -> u8 {
+        if self.family == Family::Ipv6 { 4 } else { 1 }
     }
 
     fn address_type(&self) -> DataType {
@@ -194,10 +210,11 @@ impl Layout {
             Set::verdict_map("pick", &[Mark]),
             Set::verdict_map("refuse", &[Mark]),
             Set::map("endpoints", &[ip, Proto, Port, Mark], &[ip, Port]),
-            Set::map("affinity", &[ip, ip, Proto, Port], &[ip, Port]).with_dynamic(AFFINITY_SIZE),
-            Set::new("members", &[ip, Proto, Port, ip, Port]),
+            Set::map("sticky", &[ip, Proto, Port, Mark], &[Mark, ip, Port]),
+            Set::map("affinity", &[ip, Proto, Port, ip], &[Mark, ip, Port]).with_dynamic(AFFINITY_SIZE),
+            Set::new("members", &[ip, Port, ip, Proto, Port]),
             Set::new("firewalled", &[ip, Proto, Port]),
-            Set::new("allowed", &[ip, ip, Proto, Port]).with_intervals(),
+            Set::new("allowed", &[ip, Proto, Port, ip]).with_intervals(),
             Set::new("hairpin", &[ip, ip]),
         ]
     }
@@ -291,8 +308,7 @@ impl Layout {
     /// Goes on for the host's addresses that node ports are served on.
     fn node_address(&self) -> Vec<Expr> {
         let mut exprs = Expr::is_local(false, CODE);
-        let scratch = if self.family == Family::Ipv6 { Reg(10) } else { CODE };
-        exprs.extend(Expr::in_network(false, self.loopback(), false, scratch));
+        exprs.extend(Expr::in_network(false, self.loopback(), false, self.regs().endpoint));
         exprs
     }
 
@@ -305,7 +321,7 @@ impl Layout {
             rule(chain, "decided when the connection opened", vec![known(), accept()]);
         }
         for pods in &self.pods {
-            let inside = Expr::in_network(true, *pods, true, r.source);
+            let inside = Expr::in_network(true, *pods, true, r.endpoint);
             rule("check-prerouting", "from a pod", vec![inside, vec![Expr::goto("check-inside")]]);
         }
         rule("check-prerouting", "", vec![vec![Expr::goto("check")]]);
@@ -313,10 +329,10 @@ impl Layout {
 
         let firewall = || {
             vec![
-                vec![Expr::SourceAddr(self.family, r.source)],
                 self.key(Vip::Destination),
+                vec![Expr::SourceAddr(self.family, r.last)],
                 self.lookup("firewalled", r.vip, Target::Member),
-                self.lookup("allowed", r.source, Target::NotMember),
+                self.lookup("allowed", r.vip, Target::NotMember),
                 vec![Expr::Verdict(Verdict::Drop)],
             ]
         };
@@ -358,7 +374,7 @@ impl Layout {
     /// Translation of the destination.
     fn nat_rules(&self, rule: &mut impl FnMut(&str, &str, Vec<Vec<Expr>>)) {
         for pods in &self.pods {
-            let inside = Expr::in_network(true, *pods, true, self.regs().source);
+            let inside = Expr::in_network(true, *pods, true, self.regs().endpoint);
             rule("nat-prerouting", "from a pod", vec![inside, vec![Expr::goto("inside")]]);
         }
         rule("nat-prerouting", "", vec![vec![Expr::goto("outside")]]);
@@ -382,12 +398,12 @@ impl Layout {
         let masquerade = || vec![Expr::Masquerade];
         let leave = || vec![Expr::Verdict(Verdict::Return)];
         rule(chain, "not a service", vec![Expr::ct_bits(CtKey::Status, CT_DNAT, false, CODE), leave()]);
-        // Source and destination side by side, wherever the family's registers put them.
-        let pair = vec![Expr::SourceAddr(self.family, r.source), Expr::DestAddr(self.family, r.vip)];
-        let itself = self.lookup("hairpin", r.source, Target::Member);
+        let (source, dest) = (Reg(0), Reg(self.address_words()));
+        let pair = vec![Expr::SourceAddr(self.family, source), Expr::DestAddr(self.family, dest)];
+        let itself = self.lookup("hairpin", source, Target::Member);
         rule(chain, "a pod that reached itself", vec![pair, itself, masquerade()]);
         for pods in &self.pods {
-            rule(chain, "pods are routed", vec![Expr::in_network(true, *pods, true, r.source), leave()]);
+            rule(chain, "pods are routed", vec![Expr::in_network(true, *pods, true, r.endpoint), leave()]);
         }
         let member = || self.lookup("services", r.vip, Target::Member);
         for vip in [Vip::Destination, Vip::NodePort] {
@@ -419,33 +435,34 @@ impl Layout {
         let r = self.regs();
         let key = self.key(if code.has(NODE_PORT) { Vip::NodePort } else { Vip::Destination });
         let offset = if code.has(INSIDE) { INSIDE_OFFSET } else { 0 };
-        let choose = [
-            vec![Expr::Random { modulus: code.count(), offset, reg: r.endpoint }],
-            self.lookup("endpoints", r.vip, Target::Register(r.endpoint)),
-        ]
-        .concat();
+        let random = vec![Expr::Random { modulus: code.count(), offset, reg: r.last }];
         let dnat = vec![Expr::Dnat { family: self.family, addr: r.endpoint, port: r.endpoint_port }];
-        let plain = Rule::new("one of the endpoints", [key.clone(), choose.clone(), dnat.clone()].concat());
         if code.affinity() == 0 {
-            return vec![plain];
+            let choice = self.lookup("endpoints", r.vip, Target::Register(r.endpoint));
+            return vec![Rule::new("one of the endpoints", [key, random, choice, dnat].concat())];
         }
-        let source = vec![Expr::SourceAddr(self.family, r.source)];
-        let remember =
-            vec![Expr::Remember { map: "affinity".into(), key: r.source, value: r.endpoint, timeout: code.affinity() }];
+        // What the rules are listed with in place of the endpoint, and of the word before it.
+        let shown = vec![Expr::DestAddr(self.family, r.endpoint), Expr::DestPort(r.endpoint_port)];
+        let given = |map| [self.lookup(map, r.vip, Target::Register(r.before)), vec![Expr::Mark(r.before)]].concat();
+        let source = vec![Expr::SourceAddr(self.family, r.last)];
+        let (map, timeout) = ("affinity".to_owned(), code.affinity());
+        let remember = vec![Expr::Remember { map: map.clone(), key: r.vip, value: r.before, timeout }];
         // What is known keeps its old value: forget it first.
-        let forget = vec![Expr::Forget { map: "affinity".into(), key: r.source, value: r.endpoint }];
+        let forget = vec![Expr::Forget { map, key: r.vip, value: r.before }];
+        let choose = [shown.clone(), key.clone(), random, given("sticky")].concat();
         let known = [
-            source.clone(),
-            key.clone(),
-            self.lookup("affinity", r.source, Target::Register(r.endpoint)),
-            self.lookup("members", r.vip, Target::Member),
+            [shown, key, source.clone(), given("affinity")].concat(),
+            self.lookup("members", r.endpoint, Target::Member),
             remember.clone(),
             dnat.clone(),
         ];
         vec![
-            Rule::new("the endpoint of last time", known.concat()),
-            Rule::new("a new choice", [source, key, choose, forget, remember, dnat].concat()),
-            plain,
+            Rule::new("to what @affinity remembers", known.concat()),
+            Rule::new(
+                "to one of @sticky, remembered",
+                [choose.clone(), source, forget, remember, dnat.clone()].concat(),
+            ),
+            Rule::new("to one of @sticky, @affinity is full", [choose, dnat].concat()),
         ]
     }
 }
