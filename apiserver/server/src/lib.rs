@@ -28,6 +28,7 @@ mod negotiate;
 mod object;
 mod openapi;
 pub mod pki;
+mod protobuf;
 mod query;
 pub mod registry;
 pub mod request;

@@ -10,6 +10,7 @@ use crate::query::Query;
 pub enum Media {
     Json,
     Yaml,
+    Protobuf,
 }
 
 impl Media {
@@ -17,6 +18,7 @@ impl Media {
         match self {
             Media::Json => "application/json",
             Media::Yaml => "application/yaml",
+            Media::Protobuf => "application/vnd.kubernetes.protobuf",
         }
     }
 
@@ -24,14 +26,15 @@ impl Media {
         match kind {
             "application/json" => Some(Media::Json),
             "application/yaml" => Some(Media::Yaml),
+            "application/vnd.kubernetes.protobuf" => Some(Media::Protobuf),
             _ => None,
         }
     }
 }
 
 /// What bodies and answers may be, in the server's order of preference.
-pub const SUPPORTED: [&str; 2] = ["application/json", "application/yaml"];
-const ALL: [Media; 2] = [Media::Json, Media::Yaml];
+pub const SUPPORTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const ALL: [Media; 3] = [Media::Json, Media::Yaml, Media::Protobuf];
 
 /// A change of kind that `as=` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,24 +116,36 @@ pub fn accept_clauses(headers: &HeaderMap) -> Vec<Clause> {
 
 /// Decides the representation; 406 where there is none.
 pub fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+    output_among(headers, query, &ALL)
+}
+
+/// The same for objects that are served as `offered` only: custom resources have no protobuf.
+pub fn output_among(headers: &HeaderMap, query: &Query, offered: &[Media]) -> Result<Output, Status> {
     let clauses = accept_clauses(headers);
     let pretty = wants_pretty(headers, query);
     if clauses.is_empty() {
         return Ok(Output { pretty, ..Output::JSON });
     }
     for clause in &clauses {
-        for media in ALL {
+        for &media in offered {
             if !clause.allows(media) || clause.param("stream").is_some_and(|s| !matches!(s, "" | "watch")) {
                 continue;
             }
             if let Some(transform) = transform(clause, query)? {
+                // Tables have no protobuf.
+                if media == Media::Protobuf && matches!(transform, Transform::Table { .. }) {
+                    continue;
+                }
                 let pretty = (pretty || clause.param("pretty") == Some("1")) && media == Media::Json;
                 return Ok(Output { media, pretty, transform });
             }
         }
     }
-    Err(Status::not_acceptable(&SUPPORTED))
+    Err(Status::not_acceptable(&offered.iter().map(|media| media.content_type()).collect::<Vec<_>>()))
 }
+
+/// What custom resources are served as.
+pub const CUSTOM: [Media; 2] = [Media::Json, Media::Yaml];
 
 /// The representation of an error: whatever is acceptable, else JSON.
 pub fn error_output(headers: &HeaderMap, query: &Query) -> Output {

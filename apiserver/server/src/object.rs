@@ -13,6 +13,7 @@ use skeg_machinery::status::Status;
 use skeg_machinery::{header, meta};
 
 use crate::negotiate::Media;
+use crate::protobuf;
 use crate::query::FieldValidation;
 use crate::registry::Resource;
 
@@ -27,10 +28,11 @@ pub struct Stored {
     pub revision: u64,
 }
 
-/// The body of a write as JSON; YAML is turned into it.
+/// The body of a write as JSON; YAML and protobuf are turned into it.
 pub fn body_json(body: Bytes, media: Media) -> Result<Bytes, Status> {
     match media {
         Media::Json => Ok(body),
+        Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes),
         Media::Yaml => {
             let tree: Value = serde_yaml_ng::from_slice(&body)
                 .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use skeg_machinery::status::Status;
 
 use crate::negotiate::{Media, Output};
+use crate::protobuf;
 
 /// Bodies below this stay uncompressed (upstream's threshold).
 pub const GZIP_FROM: usize = 128 * 1024;
@@ -21,7 +22,8 @@ pub const GZIP_FROM: usize = 128 * 1024;
 /// A Status as an answer, with its code and Retry-After.
 pub fn status(status: &Status, output: &Output) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = bytes(code, output.media, encode_json(status.to_json().into(), output));
+    let (media, body) = encode_json(status.to_json().into(), output);
+    let mut response = bytes(code, media, body);
     if let Some(seconds) = status.retry_after_seconds() {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -31,19 +33,25 @@ pub fn status(status: &Status, output: &Output) -> Response {
 /// An object that was made here and has no schema to follow.
 pub fn value(code: StatusCode, output: &Output, object: &impl Serialize) -> Response {
     let json = serde_json::to_vec(object).expect("a JSON tree serializes");
-    bytes(code, output.media, encode_json(json.into(), output))
+    let (media, body) = encode_json(json.into(), output);
+    bytes(code, media, body)
 }
 
 /// Finished JSON in the wanted representation.
 pub fn json(code: StatusCode, output: &Output, json: Bytes, gzip: bool) -> Response {
-    let body = encode_json(json, output);
+    let (media, body) = encode_json(json, output);
+    body_in(code, media, body, gzip)
+}
+
+/// A finished body.
+pub fn body_in(code: StatusCode, media: Media, body: Bytes, gzip: bool) -> Response {
     if gzip && body.len() >= GZIP_FROM {
-        let mut response = bytes(code, output.media, compress(&body));
+        let mut response = bytes(code, media, compress(&body));
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
         return response;
     }
-    bytes(code, output.media, body)
+    bytes(code, media, body)
 }
 
 fn compress(body: &[u8]) -> Bytes {
@@ -59,23 +67,30 @@ fn bytes(code: StatusCode, media: Media, body: Bytes) -> Response {
     response
 }
 
-/// JSON to what `output` wants: itself with a newline, indented, or YAML.
-pub fn encode_json(json: Bytes, output: &Output) -> Bytes {
-    if output.media == Media::Json && !output.pretty {
-        return match json.try_into_mut() {
+/// JSON to what `output` wants: itself with a newline, indented, YAML, or protobuf for a kind that has it.
+fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
+    let tree = |json: &[u8]| -> Value { serde_json::from_slice(json).expect("what the server encodes is JSON") };
+    match output.media {
+        Media::Protobuf => match protobuf::from_json(&json) {
+            Some(body) => (Media::Protobuf, body),
+            None => (Media::Json, json),
+        },
+        Media::Yaml => {
+            let text = serde_yaml_ng::to_string(&tree(&json)).expect("a JSON tree is YAML");
+            (Media::Yaml, text.into())
+        }
+        Media::Json if output.pretty => {
+            let text = serde_json::to_string_pretty(&tree(&json)).expect("a JSON tree serializes");
+            (Media::Json, text.into())
+        }
+        Media::Json => match json.try_into_mut() {
             Ok(mut own) => {
                 own.extend_from_slice(b"\n");
-                own.freeze()
+                (Media::Json, own.freeze())
             }
-            Err(shared) => [&shared[..], b"\n"].concat().into(),
-        };
+            Err(shared) => (Media::Json, [&shared[..], b"\n"].concat().into()),
+        },
     }
-    let tree: Value = serde_json::from_slice(&json).expect("what the server encodes is JSON");
-    let text = match output.media {
-        Media::Json => serde_json::to_string_pretty(&tree).map_err(|error| error.to_string()),
-        Media::Yaml => serde_yaml_ng::to_string(&tree).map_err(|error| error.to_string()),
-    };
-    text.expect("a JSON tree serializes").into()
 }
 
 pub fn plain(code: StatusCode, text: impl Into<Body>) -> Response {

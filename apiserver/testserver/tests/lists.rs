@@ -27,7 +27,10 @@ fn version(object: &Value) -> u64 {
 async fn an_empty_list_has_items_and_a_resource_version() {
     let server = TestServer::start().await;
     let list = server.get(MAPS).send().await.expect(200);
-    assert_eq!((&list["kind"], &list["apiVersion"], &list["items"]), (&json!("ConfigMapList"), &json!("v1"), &json!([])));
+    assert_eq!(
+        (&list["kind"], &list["apiVersion"], &list["items"]),
+        (&json!("ConfigMapList"), &json!("v1"), &json!([]))
+    );
     assert!(version(&list) > 0);
 }
 
@@ -86,7 +89,8 @@ async fn pods_are_selected_by_node() {
             "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i"}]}});
         server.post(pods, &body).send().await.expect(201);
     }
-    let list = server.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1,status.phase%3DPending").send().await.expect(200);
+    let list =
+        server.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1,status.phase%3DPending").send().await.expect(200);
     assert_eq!(names(&list), ["a"]);
 }
 
@@ -123,7 +127,10 @@ async fn an_expired_continue_token_is_410_with_a_token_for_the_rest() {
     // Beyond the window of the cache, and beyond the history of the store.
     for i in 0..4200 {
         let key = format!("/registry/configmaps/other/{}", i % 10);
-        let value = format!(r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{}","namespace":"other"}},"data":{{"i":"{i}"}}}}"#, i % 10);
+        let value = format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"{}","namespace":"other"}},"data":{{"i":"{i}"}}}}"#,
+            i % 10
+        );
         server.store.apply(skeg_storage::Op::put(key, value)).await.unwrap();
     }
     let now = server.store.current_revision().await.unwrap();
@@ -189,7 +196,10 @@ async fn tables_have_columns_and_rows() {
     assert_eq!(columns, ["Name", "Data", "Age"]);
     let row = &table["rows"][0];
     assert_eq!((&row["cells"][0], &row["cells"][1]), (&json!("a"), &json!(1)));
-    assert_eq!((&row["object"]["kind"], &row["object"]["metadata"]["name"]), (&json!("PartialObjectMetadata"), &json!("a")));
+    assert_eq!(
+        (&row["object"]["kind"], &row["object"]["metadata"]["name"]),
+        (&json!("PartialObjectMetadata"), &json!("a"))
+    );
     let whole = server.get(&format!("{MAPS}?includeObject=Object")).accept(TABLE).send().await.expect(200);
     assert_eq!(whole["rows"][0]["object"]["data"]["a"], "a");
     let one = server.get(&format!("{MAPS}/a")).accept(TABLE).send().await.expect(200);

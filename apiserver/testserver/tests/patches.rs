@@ -32,7 +32,8 @@ async fn a_merge_patch_sets_and_removes() {
 async fn a_json_patch_does_its_operations_or_none() {
     let server = with_map(json!({"x": "1"})).await;
     let path = format!("{MAPS}/a");
-    let patch = json!([{"op": "test", "path": "/data/x", "value": "1"}, {"op": "replace", "path": "/data/x", "value": "2"}]);
+    let patch =
+        json!([{"op": "test", "path": "/data/x", "value": "1"}, {"op": "replace", "path": "/data/x", "value": "2"}]);
     let patched = server.patch(&path, "json", &patch).send().await.expect(200);
     assert_eq!(patched["data"]["x"], "2");
     server.patch(&path, "json", &patch).send().await.expect(422);
@@ -123,7 +124,8 @@ async fn writers_are_recorded_as_managers() {
 async fn apply_creates_changes_and_removes_what_it_owns() {
     let server = TestServer::start().await;
     let path = format!("{MAPS}/a?fieldManager=m");
-    let config = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    let config =
+        |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
     server.patch(&path, "apply", &config(json!({"x": "1", "y": "1"}))).send().await.expect(201);
     let applied = server.patch(&path, "apply", &config(json!({"x": "2"}))).send().await.expect(200);
     assert_eq!(applied["data"], json!({"x": "2"}));
@@ -134,7 +136,8 @@ async fn apply_creates_changes_and_removes_what_it_owns() {
 #[tokio::test]
 async fn apply_conflicts_with_another_manager_until_forced() {
     let server = TestServer::start().await;
-    let config = |x: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": x}});
+    let config =
+        |x: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"x": x}});
     server.patch(&format!("{MAPS}/a?fieldManager=one"), "apply", &config("1")).send().await.expect(201);
     let path = format!("{MAPS}/a?fieldManager=two");
     let conflict = server.patch(&path, "apply", &config("2")).send().await.expect(409);

@@ -37,7 +37,10 @@ async fn plain_discovery_lists_groups_versions_and_resources() {
     let core = server.get("/api/v1").send().await.expect(200);
     let resources = core["resources"].as_array().unwrap();
     let pods = resources.iter().find(|r| r["name"] == "pods").unwrap();
-    assert_eq!(pods["verbs"], json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]));
+    assert_eq!(
+        pods["verbs"],
+        json!(["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"])
+    );
     assert_eq!((&pods["shortNames"], &pods["singularName"]), (&json!(["po"]), &json!("pod")));
     assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
     let eviction = resources.iter().find(|r| r["name"] == "pods/eviction").unwrap();
@@ -56,7 +59,9 @@ async fn aggregated_discovery_has_a_tag_and_is_not_sent_twice() {
         assert_eq!(answer.header("content-type"), AGGREGATED);
         assert_eq!(answer.header("vary"), "Accept");
         let tag = answer.header("etag");
-        assert!(tag.len() == 130 && tag.trim_matches('"').chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase()));
+        assert!(
+            tag.len() == 130 && tag.trim_matches('"').chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase())
+        );
         let again = server.get(path).accept(AGGREGATED).header("if-none-match", tag).send().await;
         assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
     }
@@ -64,7 +69,10 @@ async fn aggregated_discovery_has_a_tag_and_is_not_sent_twice() {
     let apps = groups["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
     let deployments =
         apps["versions"][0]["resources"].as_array().unwrap().iter().find(|r| r["resource"] == "deployments").unwrap();
-    assert_eq!((&deployments["scope"], &deployments["responseKind"]["kind"]), (&json!("Namespaced"), &json!("Deployment")));
+    assert_eq!(
+        (&deployments["scope"], &deployments["responseKind"]["kind"]),
+        (&json!("Namespaced"), &json!("Deployment"))
+    );
     assert!(deployments["subresources"].as_array().unwrap().iter().any(|s| s["subresource"] == "scale"));
 }
 
@@ -174,7 +182,9 @@ impl Plugin for Gate {
                 self.open.notified().await;
             }
             "broken" => panic!("a plug-in with a bug"),
-            "refused" => return Err(Status::forbidden(&attributes.resource.group_resource(), attributes.name, "not here")),
+            "refused" => {
+                return Err(Status::forbidden(&attributes.resource.group_resource(), attributes.name, "not here"));
+            }
             _ => object["data"] = json!({"gate": "yes"}),
         }
         Ok(())
@@ -276,14 +286,17 @@ async fn the_in_process_client_takes_the_same_way() {
     let server = TestServer::with(Setup { forbidden, ..Setup::default() }).await;
     let client = server.server.client(UserInfo::loopback());
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
-    let body = ConfigMap { metadata: ObjectMeta { name: Some("a".into()), ..Default::default() }, ..Default::default() };
+    let body =
+        ConfigMap { metadata: ObjectMeta { name: Some("a".into()), ..Default::default() }, ..Default::default() };
     let made = maps.create(&PostParams::default(), &body).await.unwrap();
     assert!(made.metadata.uid.is_some());
     let mut events = Box::pin(maps.watch(&WatchParams::default(), "0").await.unwrap());
     let event = futures::StreamExt::next(&mut events).await.unwrap().unwrap();
     assert!(matches!(event, WatchEvent::Added(map) if map.metadata.name.as_deref() == Some("a")));
     let pods: Api<Pod> = Api::all(client);
-    let kube::Error::Api(refused) = pods.list(&ListParams::default()).await.unwrap_err() else { panic!("an API error") };
+    let kube::Error::Api(refused) = pods.list(&ListParams::default()).await.unwrap_err() else {
+        panic!("an API error")
+    };
     assert_eq!(refused.code, 403);
 }
 

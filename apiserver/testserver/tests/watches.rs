@@ -150,7 +150,9 @@ async fn an_expired_resource_version_is_an_error_event() {
     let server = TestServer::start().await;
     let first = make(&server, "a", "1").await;
     for i in 0..4200 {
-        let value = format!(r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"f","namespace":"other"}},"data":{{"i":"{i}"}}}}"#);
+        let value = format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"f","namespace":"other"}},"data":{{"i":"{i}"}}}}"#
+        );
         server.store.apply(skeg_storage::Op::put("/registry/configmaps/other/f", value)).await.unwrap();
     }
     let now = server.store.current_revision().await.unwrap();
@@ -193,7 +195,10 @@ async fn tables_and_partial_metadata_are_watched_too() {
     let path = format!("{MAPS}?watch=true&resourceVersion={}", version(&first));
     let mut table = server.watch(&path).accept("application/json;as=Table;v=v1;g=meta.k8s.io").stream().await;
     let (kind, object) = table.event().await;
-    assert_eq!((kind.as_str(), &object["kind"], &object["rows"][0]["cells"][0]), ("ADDED", &json!("Table"), &json!("b")));
+    assert_eq!(
+        (kind.as_str(), &object["kind"], &object["rows"][0]["cells"][0]),
+        ("ADDED", &json!("Table"), &json!("b"))
+    );
     assert!(object["columnDefinitions"].is_array());
     let (_, object) = table.event().await;
     assert!(object["columnDefinitions"].is_null(), "columns are sent once");

@@ -184,6 +184,9 @@ const CHUNK: usize = 64 * 1024;
 pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, Status> {
     let pieces = Pieces::of_list(&target.resource, target.version(), output.transform, &page, target.call.server.now());
     let gzip = negotiate::accepts_gzip(target.headers());
+    if output.media == Media::Protobuf {
+        return Ok(respond::body_in(StatusCode::OK, Media::Protobuf, pieces.protobuf(&page.entries)?, gzip));
+    }
     if output.media != Media::Json || output.pretty {
         let mut json = Vec::new();
         pieces.write_all(&page.entries, &mut json)?;

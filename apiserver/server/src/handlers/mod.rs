@@ -180,7 +180,11 @@ impl Target {
     }
 
     pub fn output(&self) -> Result<Output, Status> {
-        negotiate::output(self.headers(), &self.call.query)
+        let (headers, query) = (self.headers(), &self.call.query);
+        if self.resource.custom {
+            return negotiate::output_among(headers, query, &negotiate::CUSTOM);
+        }
+        negotiate::output(headers, query)
     }
 
     async fn serve(mut self) -> Result<Response, Status> {

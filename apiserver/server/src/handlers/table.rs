@@ -12,12 +12,15 @@ use skeg_machinery::status::Status;
 use super::list::{Entry, Page};
 use crate::negotiate::{Include, Transform};
 use crate::object;
+use crate::protobuf;
 use crate::registry::Resource;
 use std::sync::Arc;
 
 /// How to write a list: the head, each item, and `]}`.
 pub struct Pieces {
     pub head: Vec<u8>,
+    /// The same for protobuf.
+    metadata: Value,
     resource: Arc<Resource>,
     version: String,
     transform: Transform,
@@ -46,6 +49,7 @@ impl Pieces {
             metadata["remainingItemCount"] = json!(remaining);
         }
         let api_version = resource.kind(&version.version).api_version().to_string();
+        let kept = metadata.clone();
         let head = match transform {
             Transform::None if resource.custom => json!({"apiVersion": api_version, "items": []
                 , "kind": resource.spec.list_kind, "metadata": metadata}),
@@ -65,6 +69,7 @@ impl Pieces {
         let items = if matches!(transform, Transform::Table { .. }) { "rows" } else { "items" };
         Pieces {
             head: open_list(head, items),
+            metadata: kept,
             kind_prefix: kind_prefix(resource, &api_version),
             resource: resource.clone(),
             version: version.version.to_string(),
@@ -100,6 +105,25 @@ impl Pieces {
             }
         }
         Ok(())
+    }
+
+    /// The whole list in protobuf. Its length stands before it, so it cannot be sent as it is made.
+    pub fn protobuf(&self, entries: &[Entry]) -> Result<Bytes, Status> {
+        let mut raw = protobuf::list_head(&self.metadata)?;
+        let (version, kind, ty) = match self.transform {
+            Transform::Partial { beta } => {
+                (meta_version(beta).to_owned(), "PartialObjectMetadataList", protobuf::partial_type()?)
+            }
+            _ => {
+                let api_version = self.resource.kind(&self.version).api_version().into_owned();
+                (api_version, &*self.resource.spec.list_kind, self.version().schema.clone())
+            }
+        };
+        for entry in entries {
+            let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
+            protobuf::put_item(&mut raw, &json, &ty)?;
+        }
+        Ok(protobuf::seal(&version, kind, &raw))
     }
 
     pub fn write_all(&self, entries: &[Entry], out: &mut Vec<u8>) -> Result<(), Status> {

@@ -29,6 +29,7 @@ use super::table;
 use crate::cache::{Decoder, FrameKey, Item};
 use crate::negotiate::{Media, Output, Transform};
 use crate::object;
+use crate::protobuf;
 use crate::query::ListOptions;
 use crate::registry::Resource;
 use crate::selection::Selection;
@@ -42,9 +43,13 @@ const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 pub async fn serve(target: &Target) -> Result<Response, Status> {
     let output = target.output()?;
-    if output.media != Media::Json {
-        return Err(Status::not_acceptable(&[Media::Json.content_type()]));
-    }
+    let stream = match output.media {
+        Media::Json => "application/json",
+        Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Media::Yaml => {
+            return Err(Status::not_acceptable(&[Media::Json.content_type(), Media::Protobuf.content_type()]));
+        }
+    };
     let options = ListOptions::from_query(&target.call.query, true)?;
     let resource = &target.resource;
     let selection = Selection::of(resource, &options, target.name())?;
@@ -71,10 +76,10 @@ pub async fn serve(target: &Target) -> Result<Response, Status> {
             return Err(Status::too_large_resource_version(wanted, current, 1));
         }
         // The client is told in the stream, as upstream tells it.
-        Err(error) => Body::from(error_frame(&status_of(&error, start.requested))),
+        Err(error) => Body::from(error_frame(&status_of(&error, start.requested), output.media)),
     };
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(stream));
     Ok(response)
 }
 
@@ -163,6 +168,9 @@ impl Frames {
 
     fn encode(&self, kind: &str, bytes: &[u8], revision: u64, first: bool) -> Result<Bytes, Status> {
         let json = self.resource.render(self.version(), bytes, revision)?;
+        if self.output.media == Media::Protobuf {
+            return self.protobuf(kind, &json);
+        }
         let mut out = Vec::with_capacity(json.len() + 48);
         self.open(kind, &mut out);
         match self.output.transform {
@@ -176,6 +184,19 @@ impl Frames {
         }
         out.extend_from_slice(b"}\n");
         Ok(out.into())
+    }
+
+    fn protobuf(&self, kind: &str, json: &[u8]) -> Result<Bytes, Status> {
+        let mut partial = Vec::new();
+        let json = match self.output.transform {
+            Transform::Partial { beta } => {
+                table::write_partial(json, beta, &mut partial)?;
+                &partial
+            }
+            _ => json,
+        };
+        let body = protobuf::from_json(json).ok_or_else(|| Status::internal_error("the kind has no protobuf"))?;
+        Ok(protobuf::watch_frame(kind, &body))
     }
 
     fn open(&self, kind: &str, out: &mut Vec<u8>) {
@@ -195,6 +216,9 @@ impl Frames {
             object["metadata"]["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
         let json = codec::encode(&object, &version.schema);
+        if self.output.media == Media::Protobuf {
+            return self.protobuf("BOOKMARK", &json);
+        }
         let mut out = Vec::with_capacity(json.len() + 48);
         self.open("BOOKMARK", &mut out);
         match self.output.transform {
@@ -221,7 +245,12 @@ fn kind_name(kind: WatchKind) -> &'static str {
 }
 
 /// The last event of a watch that cannot go on.
-fn error_frame(status: &Status) -> Bytes {
+fn error_frame(status: &Status, media: Media) -> Bytes {
+    if media == Media::Protobuf
+        && let Some(body) = protobuf::from_json(&status.to_json())
+    {
+        return protobuf::watch_frame("ERROR", &body);
+    }
     let mut out = b"{\"type\":\"ERROR\",\"object\":".to_vec();
     out.extend_from_slice(&status.to_json());
     out.extend_from_slice(b"}\n");
@@ -292,7 +321,7 @@ impl Running {
             Ok(chunk) => chunk,
             Err(status) => {
                 self.ended = true;
-                Some(error_frame(&status))
+                Some(error_frame(&status, self.frames.output.media))
             }
         }
     }

@@ -61,8 +61,7 @@ pub fn keep_times_of_no_change(new: &mut Value, old: &Value) {
     let rest_is_same = a.len() == b.len()
         && a.iter().all(|(key, value)| match (key.as_str(), value, b.get(key)) {
             ("metadata", Value::Object(a), Some(Value::Object(b))) => {
-                a.len() == b.len()
-                    && a.iter().all(|(key, value)| key == "managedFields" || b.get(key) == Some(value))
+                a.len() == b.len() && a.iter().all(|(key, value)| key == "managedFields" || b.get(key) == Some(value))
             }
             (_, value, other) => other == Some(value),
         });

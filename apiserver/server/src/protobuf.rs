@@ -1,0 +1,135 @@
+//! Protobuf around objects: lists that are put together from items, frames of watch events, and bodies whose type is told
+//! by their envelope. One object's encoding is the machinery's.
+
+use bytes::Bytes;
+use serde_json::Value;
+use skeg_machinery::codec::protobuf as codec;
+use skeg_machinery::gvk::GroupVersionKind;
+use skeg_machinery::schema::{Schema, TypeRef};
+use skeg_machinery::status::Status;
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+
+/// The type of an object that says what it is; also of the meta types, which every group version has.
+fn type_of(api_version: &str, kind: &str) -> Option<TypeRef> {
+    let schema = Schema::kubernetes();
+    let named = GroupVersionKind::parse(api_version, kind).ok().and_then(|gvk| schema.lookup(&gvk));
+    named.or_else(|| match kind {
+        "Status" | "DeleteOptions" | "PartialObjectMetadata" | "PartialObjectMetadataList" => {
+            schema.type_named(&format!("{META}.{kind}"))
+        }
+        _ => None,
+    })
+}
+
+/// A body as JSON.
+pub fn to_json(body: &[u8], limit: usize) -> Result<Bytes, Status> {
+    let failed = |error: &dyn std::fmt::Display| Status::bad_request(error.to_string());
+    let envelope = codec::open(body).map_err(|error| failed(&error))?;
+    let ty = type_of(&envelope.api_version, &envelope.kind).ok_or_else(|| {
+        failed(&format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))
+    })?;
+    let value = codec::decode(body, &ty, limit).map_err(|error| failed(&error))?;
+    Ok(serde_json::to_vec(&value).expect("a JSON tree serializes").into())
+}
+
+/// An object's protobuf from its JSON; `None` for a kind that has none.
+pub fn from_json(json: &[u8]) -> Option<Bytes> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or("");
+    let ty = type_of(text("apiVersion"), text("kind"))?;
+    Some(codec::encode(&value, &ty))
+}
+
+/// Adds one item of a list, given as the item's JSON.
+pub fn put_item(out: &mut Vec<u8>, json: &[u8], ty: &TypeRef) -> Result<(), Status> {
+    let value: Value = serde_json::from_slice(json).map_err(Status::internal_error)?;
+    put_bytes(out, 2, &codec::encode_message(&value, ty));
+    Ok(())
+}
+
+/// The type of the items of a PartialObjectMetadataList.
+pub fn partial_type() -> Result<TypeRef, Status> {
+    meta_type("PartialObjectMetadata")
+}
+
+fn meta_type(name: &str) -> Result<TypeRef, Status> {
+    let found = Schema::kubernetes().type_named(&format!("{META}.{name}"));
+    found.ok_or_else(|| Status::internal_error(format!("the schema has no {name}")))
+}
+
+/// The message of a list up to its items.
+pub fn list_head(metadata: &Value) -> Result<Vec<u8>, Status> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, 1, &codec::encode_message(metadata, &meta_type("ListMeta")?));
+    Ok(out)
+}
+
+/// The prefix and envelope around an encoded message.
+pub fn seal(api_version: &str, kind: &str, raw: &[u8]) -> Bytes {
+    let mut meta = Vec::with_capacity(api_version.len() + kind.len() + 8);
+    put_bytes(&mut meta, 1, api_version.as_bytes());
+    put_bytes(&mut meta, 2, kind.as_bytes());
+    let mut out = Vec::with_capacity(raw.len() + meta.len() + 24);
+    out.extend_from_slice(&codec::PREFIX);
+    put_bytes(&mut out, 1, &meta);
+    put_bytes(&mut out, 2, raw);
+    put_bytes(&mut out, 3, b"");
+    put_bytes(&mut out, 4, b"");
+    out.into()
+}
+
+/// A watch event: four bytes of length, and a WatchEvent whose object is a whole body.
+pub fn watch_frame(kind: &str, body: &[u8]) -> Bytes {
+    let mut extension = Vec::with_capacity(body.len() + 8);
+    put_bytes(&mut extension, 1, body);
+    let mut event = Vec::with_capacity(extension.len() + 24);
+    put_bytes(&mut event, 1, kind.as_bytes());
+    put_bytes(&mut event, 2, &extension);
+    let mut frame = Vec::with_capacity(event.len() + 4);
+    frame.extend_from_slice(&(event.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&event);
+    frame.into()
+}
+
+fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    out.push(number << 3 | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_list_from_items_decodes_as_a_list() {
+        let gvk = GroupVersionKind::from_static("", "v1", "ConfigMap");
+        let ty = Schema::kubernetes().lookup(&gvk).unwrap();
+        let mut raw = list_head(&json!({"resourceVersion": "7"})).unwrap();
+        for name in ["a", "b"] {
+            put_item(&mut raw, json!({"metadata": {"name": name}}).to_string().as_bytes(), &ty).unwrap();
+        }
+        let json = to_json(&seal("v1", "ConfigMapList", &raw), 1 << 20).unwrap();
+        let list: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!((&list["kind"], &list["metadata"]["resourceVersion"]), (&json!("ConfigMapList"), &json!("7")));
+        assert_eq!(list["items"][1]["metadata"]["name"], "b");
+    }
+
+    #[test]
+    fn meta_types_have_a_form_in_every_version() {
+        for (version, kind) in
+            [("v1", "Status"), ("apps/v1", "DeleteOptions"), ("meta.k8s.io/v1", "PartialObjectMetadata")]
+        {
+            let json = json!({"kind": kind, "apiVersion": version}).to_string();
+            let body = from_json(json.as_bytes()).unwrap_or_else(|| panic!("{kind}"));
+            assert!(to_json(&body, 1000).is_ok());
+        }
+    }
+}
