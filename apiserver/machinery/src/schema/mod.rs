@@ -56,9 +56,7 @@ impl Schema {
     /// A type by its OpenAPI model name, e.g. `io.k8s.api.core.v1.PodSpec`.
     pub fn type_named(&self, name: &str) -> Option<TypeRef> {
         let table = self.0.table();
-        let found = table.types.binary_search_by(|row| table.str(row.name).cmp(name)).ok();
-        let found = found.or_else(|| table.types.iter().position(|row| table.str(row.name) == name));
-        found.map(|index| TypeRef { handle: self.0.clone(), index: index as u16 })
+        position(table, name).map(|index| TypeRef { handle: self.0.clone(), index })
     }
 
     /// Every kind with its type, in order of group, version, kind.
@@ -396,8 +394,8 @@ impl<'a> Element<'a> {
 
     /// The type of another struct in the same schema, by model name.
     pub fn sibling(self, name: &str) -> Option<Type<'a>> {
-        let index = self.table.types.iter().position(|row| self.table.str(row.name) == name)?;
-        Some(Type { table: self.table, index: index as u16 })
+        let index = position(self.table, name)?;
+        Some(Type { table: self.table, index })
     }
 
     /// As Go prints the type.
@@ -480,6 +478,13 @@ impl<'a> List<'a> {
     pub fn is_wrapped(self) -> bool {
         self.flags & list_flag::WRAPPED != 0
     }
+}
+
+/// Where a type is; the built-in table is sorted by name, others are small.
+fn position(table: &Table, name: &str) -> Option<u16> {
+    let sorted = table.types.binary_search_by(|row| table.str(row.name).cmp(name)).ok();
+    let found = sorted.or_else(|| table.types.iter().position(|row| table.str(row.name) == name));
+    found.map(|index| index as u16)
 }
 
 fn shape(table: &Table, id: u16) -> Shape<'_> {

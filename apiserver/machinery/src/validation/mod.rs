@@ -31,6 +31,11 @@ pub fn max_len_error(length: usize) -> String {
     format!("must be no more than {length} characters")
 }
 
+/// `must be no more than N bytes`: label keys and values count so.
+fn max_bytes_error(length: usize) -> String {
+    format!("must be no more than {length} bytes")
+}
+
 /// The message for a value that misses a pattern, with examples of ones that meet it.
 pub fn regex_error(message: &str, pattern: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
@@ -139,7 +144,9 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".into());
             } else {
-                errors.extend(is_dns1123_subdomain(prefix).into_iter().map(|error| format!("prefix part {error}")));
+                let faults = is_dns1123_subdomain(prefix).into_iter();
+                let faults = faults.map(|fault| if fault == max_len_error(253) { max_bytes_error(253) } else { fault });
+                errors.extend(faults.map(|fault| format!("prefix part {fault}")));
             }
             name
         }
@@ -152,7 +159,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".into());
     } else if name.len() > 63 {
-        errors.push(format!("name part {}", max_len_error(63)));
+        errors.push(format!("name part {}", max_bytes_error(63)));
     }
     if !qualified_part(name) {
         errors.push(format!("name part {}", regex_error(message, QUALIFIED, &examples)));
@@ -161,7 +168,7 @@ pub fn is_qualified_name(value: &str) -> Vec<String> {
 }
 
 pub fn is_valid_label_value(value: &str) -> Vec<String> {
-    let mut errors = too_long(value, 63);
+    let mut errors = if value.len() > 63 { vec![max_bytes_error(63)] } else { Vec::new() };
     if !value.is_empty() && !qualified_part(value) {
         let message = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
         errors.push(regex_error(message, &format!("({QUALIFIED})?"), &["MyValue", "my_value", "12345"]));

@@ -45,7 +45,9 @@ fn label_keys_and_values_are_judged_as_upstream() {
     );
     check(is_valid_label_value(""), &[]);
     assert_eq!(is_valid_label_value("a b").len(), 1);
-    assert_eq!(is_valid_label_value(&"a".repeat(64)), ["must be no more than 63 characters"]);
+    assert_eq!(is_valid_label_value(&"a".repeat(64)), ["must be no more than 63 bytes"]);
+    let long = format!("{}/x", "a".repeat(254));
+    check(is_qualified_name(&long), &["prefix part must be no more than 253 bytes"]);
 }
 
 #[test]
