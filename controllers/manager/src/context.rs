@@ -64,7 +64,7 @@ controllers! {
     "taint-eviction-controller" => crate::tainteviction::run,
     "garbage-collector-controller" => crate::garbagecollector::run,
     "daemonset-controller" => crate::daemonset::run,
-    // "statefulset-controller" => crate::statefulset::run,
+    "statefulset-controller" => crate::statefulset::run,
     // "job-controller" => crate::job::run,
     // "cronjob-controller" => crate::cronjob::run,
     // "ttl-after-finished-controller" => crate::ttlafterfinished::run,

@@ -30,7 +30,7 @@ mod replicaset;
 // mod resourcequota;
 mod rootca;
 mod serviceaccount;
-// mod statefulset;
+mod statefulset;
 mod tainteviction;
 // #[cfg(test)]
 // mod testing;

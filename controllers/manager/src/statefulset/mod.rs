@@ -189,7 +189,13 @@ impl StatefulSets {
         }
     }
 
-    async fn create(&self, set: &StatefulSet, ordinal: i64, revision: &Revision, about: &ObjectRef) -> Result<(), Error> {
+    async fn create(
+        &self,
+        set: &StatefulSet,
+        ordinal: i64,
+        revision: &Revision,
+        about: &ObjectRef,
+    ) -> Result<(), Error> {
         let template = history::template(revision);
         let body = plan::pod(set, &template, ordinal, &revision.metadata.name, &set.controller_ref());
         let (set_name, pod_name) = (&set.metadata.name, format!("{}-{ordinal}", set.metadata.name));

@@ -292,10 +292,11 @@ pub fn claim_owners(
     current: &[Owner],
     known_pods: &HashSet<Str>,
 ) -> Vec<Owner> {
-    let policy = set.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_else(|| ClaimRetention {
-        when_deleted: "Retain".into(),
-        when_scaled: "Retain".into(),
-    });
+    let policy = set
+        .spec
+        .persistent_volume_claim_retention_policy
+        .clone()
+        .unwrap_or_else(|| ClaimRetention { when_deleted: "Retain".into(), when_scaled: "Retain".into() });
     let condemned = !in_range(set, ordinal);
     let by_pod = condemned && policy.when_scaled == "Delete";
     let by_set = policy.when_deleted == "Delete" && !by_pod;
