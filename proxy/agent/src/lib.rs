@@ -72,6 +72,8 @@ pub struct Config {
     pub overlay: Overlay,
     /// Where other names are asked for; None is what `/etc/resolv.conf` says.
     pub upstream_resolvers: Option<Vec<SocketAddr>>,
+    /// Where load balancers ask whether this node forwards services; None is nowhere.
+    pub healthz: Option<SocketAddr>,
     pub enable_proxy: bool,
     pub enable_dns: bool,
     pub enable_network: bool,
@@ -92,6 +94,7 @@ impl Config {
             cni_state_dir: "/var/lib/cni/networks".into(),
             overlay: Overlay::None,
             upstream_resolvers: None,
+            healthz: Some(SocketAddr::from(([0, 0, 0, 0], 10_256))),
             enable_proxy: true,
             enable_dns: true,
             enable_network: true,

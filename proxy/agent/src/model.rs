@@ -236,7 +236,12 @@ pub struct NodeView {
     pub pod_cidrs: Vec<IpNet>,
     pub internal_ips: Vec<IpAddr>,
     pub zone: Option<String>,
+    /// It is being deleted, or its machine is about to be: load balancers should send nothing here.
+    pub leaving: bool,
 }
+
+/// The taint of a node that the cluster autoscaler takes away.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 impl NodeView {
     /// The fields that matter.
@@ -253,6 +258,8 @@ impl NodeView {
                 .filter_map(|a| a.address.parse().ok())
                 .collect(),
             zone: labels.and_then(|l| l.get("topology.kubernetes.io/zone")).cloned(),
+            leaving: node.metadata.deletion_timestamp.is_some()
+                || spec.and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == TO_BE_DELETED)),
         }
     }
 }

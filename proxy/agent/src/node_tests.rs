@@ -193,7 +193,7 @@ impl Node {
         runtime.spawn(async move {
             crate::services::run(&task, index, receiver, CancellationToken::new()).await.unwrap();
         });
-        let node = Self { events, runtime, config, marker: 0 };
+        let node = Self { events, runtime, config, marker: 100 };
         node.send(Event::Synced(Source::Services));
         node.send(Event::Synced(Source::Slices));
         node
@@ -201,6 +201,32 @@ impl Node {
 
     fn send(&self, event: Event) {
         self.runtime.block_on(self.events.send(event)).unwrap();
+    }
+
+    /// Waits until a server of the node answers with this status.
+    fn answers_http(&self, server: &str, path: &str, status: &str) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let ask = async || {
+            let mut stream = tokio::net::TcpStream::connect(server).await?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        self.runtime.block_on(async {
+            let started = Instant::now();
+            loop {
+                let answer = ask().await.unwrap_or_else(|e| e.to_string());
+                if answer.split(' ').nth(1) == Some(status) {
+                    return;
+                }
+                assert!(
+                    started.elapsed() < Duration::from_secs(5),
+                    "{server}{path} does not answer {status}: {answer}"
+                );
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
     }
 
     /// Sets the service and waits until a service that was set after it is in force.
@@ -252,7 +278,10 @@ fn services_carry_real_connections() {
         assert_eq!(outside.enter(|| answers("198.18.0.1:30080")), ["a 10.244.1.1", "b 10.244.1.1"]);
         assert_eq!(c.enter(|| answers("10.244.1.1:30080")), ["a 10.244.1.9", "b 10.244.1.9"]);
 
-        node.set(ServiceView { external_local: true, ..service() }, both());
+        let health = ServiceView { external_local: true, health_check_node_port: Some(30999), ..service() };
+        node.set(health, both());
+        node.answers_http("198.18.0.1:10256", "/healthz", "200");
+        node.answers_http("198.18.0.1:30999", "/", "200");
         assert_eq!(outside.enter(|| answers("198.18.0.1:30080")), ["a 198.18.0.2", "b 198.18.0.2"]);
 
         node.set(ServiceView { affinity: 60, ..service() }, both());
@@ -262,6 +291,14 @@ fn services_carry_real_connections() {
         node.set(ServiceView { affinity: 60, ..service() }, vec![endpoint(left, "node-1")]);
         let second = c.enter(|| answers("10.96.0.1:80"));
         assert!(second.len() == 1 && !second[0].starts_with(gone), "{second:?}");
+
+        let elsewhere = vec![endpoint(a.ip, "node-2")];
+        node.set(ServiceView { health_check_node_port: Some(30999), ..service() }, elsewhere);
+        node.answers_http("198.18.0.1:30999", "/", "503");
+        let leaving = crate::model::NodeView { leaving: true, ..Default::default() };
+        node.send(Event::Node("node-1".into(), Some(Arc::new(leaving))));
+        node.answers_http("198.18.0.1:10256", "/healthz", "503");
+        node.answers_http("198.18.0.1:10256", "/livez", "200");
 
         node.set(service(), vec![]);
         for dest in ["10.96.0.1:80", "10.96.0.77:80", "10.244.1.1:30080"] {
@@ -402,6 +439,7 @@ fn pods_of_two_nodes_reach_each_other_routed_and_over_vxlan() {
                         pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
                         internal_ips: vec![IpAddr::from([172, 31, 0, n])],
                         zone: None,
+                        leaving: false,
                     };
                     node.tell(Event::Node(format!("node-{n}").into(), Some(Arc::new(view))));
                 }

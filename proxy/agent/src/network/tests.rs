@@ -19,6 +19,7 @@ fn node(cidrs: &[&str], ips: &[&str]) -> Arc<NodeView> {
         pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
         internal_ips: ips.iter().map(|i| i.parse().unwrap()).collect(),
         zone: None,
+        leaving: false,
     })
 }
 

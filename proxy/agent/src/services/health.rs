@@ -1,9 +1,10 @@
-//! Answers a load balancer's question whether this node has endpoints of a Service (`healthCheckNodePort`).
+//! Answers a load balancer's questions: has this node endpoints of a Service (`healthCheckNodePort`), and does it forward
+//! services at all (`/healthz`)?
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -77,6 +78,45 @@ async fn serve(addr: SocketAddr, state: (ObjectKey, Arc<AtomicUsize>), stop: Can
         tracing::warn!(%service, %addr, error = %e, "health check port is not served");
     }
     stop.cancel();
+}
+
+/// Whether this node forwards services, as `/healthz` says it.
+pub struct NodeHealth {
+    /// The rules hold what the API said last.
+    pub current: AtomicBool,
+    /// The node stays.
+    pub eligible: AtomicBool,
+}
+
+impl NodeHealth {
+    /// A node that forwards nothing yet.
+    pub fn new() -> Self {
+        Self { current: AtomicBool::new(false), eligible: AtomicBool::new(true) }
+    }
+
+    fn answer(&self, needs_eligible: bool) -> Response {
+        let (current, eligible) = (self.current.load(Ordering::Relaxed), self.eligible.load(Ordering::Relaxed));
+        let healthy = current && (eligible || !needs_eligible);
+        let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let body = serde_json::json!({"current": current, "nodeEligible": eligible});
+        (status, [("content-type", "application/json")], body.to_string()).into_response()
+    }
+}
+
+/// Serves `/healthz`, and `/livez`, which a leaving node still answers well, until stopped.
+pub async fn serve_node(addr: SocketAddr, health: Arc<NodeHealth>, stop: CancellationToken) {
+    let route = |needs_eligible: bool| {
+        let health = health.clone();
+        axum::routing::get(move || async move { health.answer(needs_eligible) })
+    };
+    let app = Router::new().route("/healthz", route(true)).route("/livez", route(false));
+    let served = match tokio::net::TcpListener::bind(addr).await {
+        Ok(listener) => axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Err(e) => Err(e),
+    };
+    if let Err(error) = served {
+        tracing::warn!(%error, %addr, "the health of the service proxy is not served");
+    }
 }
 
 fn answer(service: &ObjectKey, endpoints: usize) -> Response {

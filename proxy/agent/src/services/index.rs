@@ -125,11 +125,13 @@ impl Index {
         out
     }
 
-    /// True when a tracked UDP flow to a frontend is answered by none of its endpoints.
-    pub fn is_stale_udp(&self, dest: SocketAddr, answered_by: SocketAddr) -> bool {
+    /// True when a tracked UDP flow to a frontend is answered by none of its endpoints. `here` says that the destination
+    /// is one of this host's addresses: then it may be a node port.
+    pub fn is_stale_udp(&self, dest: SocketAddr, here: bool, answered_by: SocketAddr) -> bool {
         let protocol = Protocol::Udp;
         let at = |ip| Frontend { ipv6: dest.is_ipv6(), ip, protocol, port: dest.port() };
-        let found = self.programs.get(&at(Some(dest.ip()))).or_else(|| self.programs.get(&at(None)));
+        let node_port = || self.programs.get(&at(None)).filter(|_| here);
+        let found = self.programs.get(&at(Some(dest.ip()))).or_else(node_port);
         found.is_some_and(|(_, program)| {
             let endpoint = (answered_by.ip(), answered_by.port());
             !program.outside.endpoints().contains(&endpoint)

@@ -3,15 +3,20 @@
 //! One task. Input: the feed's events. Output: nf_tables, conntrack, health check servers. Nothing is programmed before
 //! Services and EndpointSlices have been listed whole, so that a restart never withdraws what still works.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use skeg_nft::conntrack::Conntrack;
 use skeg_nft::{Kernel, Nft};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::health::HealthServers;
+use super::health::{HealthServers, NodeHealth, serve_node};
 use super::{Change, Index, Whole};
 use crate::feed::{Event, Source};
 use crate::{Config, Error};
@@ -88,9 +93,12 @@ impl Performer {
 
     fn forget_stale_flows(&mut self) {
         let index = &self.index;
+        let local = local_addresses();
         for family in [skeg_nft::Family::Ipv4, skeg_nft::Family::Ipv6] {
-            let swept =
-                self.conntrack.sweep(family, 17, |flow| index.is_stale_udp(flow.original_dest, flow.reply_source));
+            let swept = self.conntrack.sweep(family, 17, |flow| {
+                let here = local.contains(&flow.original_dest.ip());
+                index.is_stale_udp(flow.original_dest, here, flow.reply_source)
+            });
             match swept {
                 Ok(0) => {}
                 Ok(flows) => tracing::debug!(flows, "stale UDP flows forgotten"),
@@ -98,6 +106,16 @@ impl Performer {
             }
         }
     }
+}
+
+/// The addresses of this host's interfaces.
+fn local_addresses() -> HashSet<IpAddr> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|i| i.address);
+    let ip = |a: nix::sys::socket::SockaddrStorage| {
+        let v4 = a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| a.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    };
+    addresses.filter_map(ip).collect()
 }
 
 /// Programs services until `shutdown`; what is programmed then stays, so that traffic goes on during a restart.
@@ -112,6 +130,11 @@ pub async fn run(
     let mut performer = Performer { index, nft, conntrack, belief: Belief::Unknown };
     let bind = if config.node_ip.is_ipv6() { [0u16; 8].into() } else { [0u8; 4].into() };
     let mut health = HealthServers::new(bind);
+    let node_health = Arc::new(NodeHealth::new());
+    let mut tasks = JoinSet::new();
+    if let Some(addr) = config.healthz {
+        tasks.spawn(serve_node(addr, node_health.clone(), shutdown.clone()));
+    }
     let (mut services, mut slices) = (false, false);
     let mut retry: Option<(Instant, Duration)> = None;
     let mut batch = Vec::new();
@@ -130,6 +153,7 @@ pub async fn run(
                 Event::Service(key, view) => performer.index.set_service(key, view),
                 Event::Slice { service, name, slice } => performer.index.set_slice(service, name, slice),
                 Event::Node(name, node) if *name == *config.node_name => {
+                    node_health.eligible.store(node.as_ref().is_none_or(|n| !n.leaving), Ordering::Relaxed);
                     performer.index.set_zone(node.and_then(|n| n.zone.clone()));
                 }
                 Event::Node(..) => {}
@@ -148,6 +172,7 @@ pub async fn run(
         .await
         .map_err(|e| Error::Task("service proxy", e))?;
         performer = back;
+        node_health.current.store(result.is_ok(), Ordering::Relaxed);
         retry = match result {
             Ok(()) => None,
             Err(e) => {
@@ -158,6 +183,8 @@ pub async fn run(
         };
         health.reconcile(performer.index.health_checks());
     }
+    shutdown.cancel();
     health.stop().await;
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }

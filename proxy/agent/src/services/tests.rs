@@ -399,7 +399,11 @@ fn stale_udp_flows_are_those_that_no_endpoint_answers() {
     let mut udp = service("10.96.0.1");
     udp.ports[0] = ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: 30053 };
     let node = Node::with(udp, two());
-    let stale = |dest: &str, by: &str| node.index.is_stale_udp(dest.parse().unwrap(), by.parse().unwrap());
+    let stale = |dest: &str, by: &str| {
+        let dest: SocketAddr = dest.parse().unwrap();
+        node.index.is_stale_udp(dest, dest.ip() == ip(NODE_IP), by.parse().unwrap())
+    };
+    assert!(!stale("203.0.113.9:30053", "203.0.113.9:30053"), "another host's port of the same number");
     assert!(!stale("10.96.0.1:53", "10.244.1.5:5353"));
     assert!(stale("10.96.0.1:53", "10.244.9.9:5353"));
     assert!(stale("10.96.0.1:53", "10.96.0.1:53"));
