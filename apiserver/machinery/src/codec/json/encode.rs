@@ -74,17 +74,9 @@ fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>) {
         let made;
         let value = match slot.filter(|value| !value.is_null()) {
             Some(value) if field.is_pointer() => value,
-            Some(value) => {
-                let shape = element.shape();
-                if is_empty(shape, value) {
-                    if field.omitempty() {
-                        continue;
-                    }
-                    if matches!(shape, Shape::List(_) | Shape::Map(_)) { &Value::Null } else { value }
-                } else {
-                    value
-                }
-            }
+            // An empty list that code has made stays one (`items: []`); decoding has turned a client's into null.
+            Some(value) if field.omitempty() && is_empty(element.shape(), value) => continue,
+            Some(value) => value,
             None => match absent(field) {
                 None => continue,
                 Some(value) => {

@@ -45,6 +45,14 @@ fn members_that_go_always_writes_are_there() {
 }
 
 #[test]
+fn empty_lists_that_code_makes_stay_lists() {
+    let list = ty("", "v1", "PodList");
+    let value = json!({"items": [], "metadata": {"resourceVersion": "1"}, "apiVersion": "v1", "kind": "PodList"});
+    let expected = r#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
+    assert_eq!(String::from_utf8_lossy(&encode(&value, &list)), expected);
+}
+
+#[test]
 fn strict_errors_read_as_upstream() {
     let pod = ty("", "v1", "Pod");
     let body = r#"{"spec":{"containers":[{"name":"a","nope":1,"name":"b"}],"nodeSelector":{"a":"1","a":"2"},
