@@ -6,7 +6,7 @@
 //! ```
 
 use crate::error::Error;
-use crate::{Config, cgroup, mounts, pause};
+use crate::{Config, cgroup, labels, mounts, pause};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use skeg_cri::{Client, ImageService, RuntimeService};
@@ -393,6 +393,33 @@ fn last_lines(log: &Path) -> Option<String> {
     text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_string)
 }
 
+const LOG_DIR_RECORD: &str = "pod-log-dir";
+
+/// Notes where pods' logs are, for [`teardown`].
+pub(crate) fn record_log_dir(config: &Config) -> Result<(), Error> {
+    let record = config.data_dir.join(LOG_DIR_RECORD);
+    fs::write(&record, config.pod_log_dir.as_os_str().as_encoded_bytes()).map_err(Error::files("write", &record))
+}
+
+fn remove_logs(data_dir: &Path, labels: &std::collections::HashMap<String, String>) {
+    let Ok(dir) = fs::read_to_string(data_dir.join(LOG_DIR_RECORD)) else { return };
+    let get = |key: &str| labels.get(key).map(String::as_str).unwrap_or_default();
+    let (namespace, name, uid) = (get(labels::POD_NAMESPACE), get(labels::POD_NAME), get(labels::POD_UID));
+    if uid.is_empty() {
+        return;
+    }
+    let dir = Path::new(&dir).to_path_buf();
+    // What is gone already is fine; what cannot be removed is only a log.
+    let _ = fs::remove_dir_all(dir.join(format!("{namespace}_{name}_{uid}")));
+    let links = dir.parent().map(|parent| parent.join("containers"));
+    let prefix = format!("{name}_{namespace}_");
+    for entry in links.and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) && !entry.path().exists() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Ends everything of a node on this machine: its pods, its containerd with the shims, its mounts and its cgroups. The
 /// agent itself must have ended. What is already gone is no error.
 pub async fn teardown(data_dir: &Path) -> Result<(), Error> {
@@ -403,7 +430,7 @@ pub async fn teardown(data_dir: &Path) -> Result<(), Error> {
     }
     if let Some(pid) = ours(&paths) {
         if answers(&paths, Duration::from_secs(10)).await {
-            remove_all_pods(&Client::new(&paths.socket)).await;
+            remove_all_pods(&Client::new(&paths.socket), data_dir).await;
         }
         let _ = rustix::process::kill_process(pid, Signal::TERM);
         if tokio::time::timeout(Duration::from_secs(10), ended(pid)).await.is_err() {
@@ -420,14 +447,14 @@ pub async fn teardown(data_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-async fn remove_all_pods(client: &Client) {
+async fn remove_all_pods(client: &Client, data_dir: &Path) {
     let Ok(sandboxes) = client.list_pod_sandboxes(Default::default()).await else { return };
     let removals = sandboxes.iter().map(|sandbox| async move {
         for attempt in 0..3 {
             let stopped = client.stop_pod_sandbox(&sandbox.id).await;
             let removed = client.remove_pod_sandbox(&sandbox.id).await;
             match stopped.and(removed) {
-                Ok(()) => return,
+                Ok(()) => return remove_logs(data_dir, &sandbox.labels),
                 Err(error) if attempt == 2 => warn!(sandbox = %sandbox.id, %error, "pod not removed"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }

@@ -54,6 +54,7 @@ mod resources;
 mod run;
 mod sandbox;
 mod security;
+mod server;
 mod services;
 mod static_pods;
 mod status;

@@ -101,7 +101,9 @@ pub fn default_address() -> Option<IpAddr> {
 pub struct FsUse {
     /// Bytes in all.
     pub capacity: u64,
-    /// Bytes free for others than root.
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that can still be had.
     pub available: u64,
     /// Inodes in all.
     pub inodes: u64,
@@ -109,11 +111,20 @@ pub struct FsUse {
     pub inodes_free: u64,
 }
 
+impl FsUse {
+    /// Percent of the bytes that can still be had. What is reserved counts neither as used nor as free: on a filesystem
+    /// with a large reserve upstream's formula would evict pods from a disk that is half empty.
+    pub fn available_percent(&self) -> u64 {
+        (self.available * 100).checked_div(self.used + self.available).unwrap_or(100)
+    }
+}
+
 /// Use of the filesystem that holds a path.
 pub fn filesystem(path: &Path) -> Option<FsUse> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some(FsUse {
         capacity: stat.f_blocks * stat.f_frsize,
+        used: (stat.f_blocks - stat.f_bfree) * stat.f_frsize,
         available: stat.f_bavail * stat.f_frsize,
         inodes: stat.f_files,
         inodes_free: stat.f_favail,

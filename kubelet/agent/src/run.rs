@@ -12,7 +12,7 @@ use crate::pull::Puller;
 use crate::references::References;
 use crate::services::Services;
 use crate::volumes::tokens::Tokens;
-use crate::{mounts, node, pleg, static_pods, upkeep};
+use crate::{mounts, node, pleg, server, static_pods, upkeep};
 use skeg_cri::{Client, ImageService, RuntimeService};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 /// Runs the node agent until `shutdown`. Containers go on; the next run adopts them.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
     preflight(&config)?;
+    // First of all: a port that is taken means that another kubelet runs here.
+    let bound = server::bind(&config).await?;
     let tasks = TaskTracker::new();
     // What fails below must not leave tasks behind.
     let _guard = shutdown.clone().drop_guard();
@@ -54,8 +56,13 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         config,
     });
     agent.recorder.node(&agent.config.node_name, Type::Normal, "Starting", "Starting kubelet.");
-    let port = agent.config.port;
-    start(&agent, port, &tasks, &shutdown);
+    start(&agent, bound.port(), &tasks, &shutdown);
+    let served = server::Node {
+        runtime: agent.runtime.clone(),
+        client: agent.client.clone(),
+        name: agent.config.node_name.clone(),
+    };
+    tasks.spawn(bound.serve(Arc::new(served), shutdown.clone()));
     tasks.close();
     shutdown.cancelled().await;
     tasks.wait().await;
@@ -95,6 +102,7 @@ fn preflight(config: &Config) -> Result<(), Error> {
     let pods = config.data_dir.join("pods");
     dir(&pods)?;
     dir(&config.pod_log_dir)?;
+    containerd::record_log_dir(config)?;
     if let Err(error) = mounts::make_shared(&pods) {
         tracing::warn!(%error, "volumes cannot be shared: mount propagation will not work");
     }

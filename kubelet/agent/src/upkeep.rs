@@ -81,7 +81,7 @@ pub async fn run(
 fn shortages(thresholds: &EvictionThresholds, memory_available: i64, disk: FsUse) -> (bool, bool) {
     let percent = |part: u64, whole: u64| if whole == 0 { 100 } else { part * 100 / whole };
     let memory = u64::try_from(memory_available).is_ok_and(|available| available < thresholds.memory_available);
-    let bytes = percent(disk.available, disk.capacity) < u64::from(thresholds.nodefs_available_percent);
+    let bytes = disk.available_percent() < u64::from(thresholds.nodefs_available_percent);
     let inodes = percent(disk.inodes_free, disk.inodes) < u64::from(thresholds.nodefs_inodes_free_percent);
     (memory, bytes || inodes)
 }
@@ -243,12 +243,12 @@ async fn collect_images(agent: &Agent, seen: &mut HashMap<String, (Instant, Inst
             entry.1 = now;
         }
     }
-    let used = if disk.capacity == 0 { 0 } else { 100 - disk.available * 100 / disk.capacity };
+    let used = 100 - disk.available_percent();
     let (high, low) = agent.config.image_gc_percent;
     if used < u64::from(high) && !must {
         return;
     }
-    let mut to_free = (used.saturating_sub(u64::from(low)) * disk.capacity / 100).max(1);
+    let mut to_free = (used.saturating_sub(u64::from(low)) * (disk.used + disk.available) / 100).max(1);
     let mut candidates: Vec<_> = images
         .iter()
         .filter(|image| {
@@ -280,7 +280,8 @@ mod tests {
     fn shortage_begins_below_the_threshold() {
         let thresholds =
             EvictionThresholds { memory_available: 100, nodefs_available_percent: 10, nodefs_inodes_free_percent: 5 };
-        let disk = |available| FsUse { capacity: 1000, available, inodes: 100, inodes_free: 50 };
+        let disk =
+            |available| FsUse { capacity: 2000, used: 1000 - available, available, inodes: 100, inodes_free: 50 };
         assert_eq!(shortages(&thresholds, 100, disk(100)), (false, false));
         assert_eq!(shortages(&thresholds, 99, disk(99)), (true, true));
         let no_inodes = FsUse { inodes_free: 4, ..disk(500) };

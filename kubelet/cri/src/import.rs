@@ -20,6 +20,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 const CHUNK: usize = 1 << 20;
+/// containerd shows an image with this label as pinned (since 1.7.3).
+const PINNED: &str = "io.cri-containerd.pinned";
 
 /// Why an archive could not be imported.
 #[derive(Debug, thiserror::Error)]
@@ -229,14 +231,16 @@ impl Import {
                 size: descriptor.size,
                 annotations: Default::default(),
             }),
-            ..Default::default()
+            // What was brought by hand may have no registry to come from again: it is not for the garbage collector.
+            labels: [(PINNED.to_string(), "pinned".to_string())].into(),
         };
         let mut client = ImagesClient::new(self.channel.clone());
         let create = images::CreateImageRequest { image: Some(image.clone()) };
         match client.create(self.request(create)).await {
             Ok(_) => Ok(()),
             Err(status) if status.code() == Code::AlreadyExists => {
-                let update_mask = Some(prost_types::FieldMask { paths: vec!["target".into()] });
+                let update_mask =
+                    Some(prost_types::FieldMask { paths: vec!["target".into(), format!("labels.{PINNED}")] });
                 let update = images::UpdateImageRequest { image: Some(image), update_mask };
                 client.update(self.request(update)).await.map_err(|status| Error::status("UpdateImage", &status))?;
                 Ok(())
