@@ -20,7 +20,7 @@ mod endpointslicemirroring;
 mod garbagecollector;
 mod hash;
 mod history;
-// mod job;
+mod job;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
@@ -35,7 +35,7 @@ mod tainteviction;
 // #[cfg(test)]
 // mod testing;
 // mod tokens;
-// mod ttlafterfinished;
+mod ttlafterfinished;
 
 pub use config::{Config, NAMES, Signing};
 pub use context::{Error, run, run_with};

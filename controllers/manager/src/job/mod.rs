@@ -58,7 +58,8 @@ pub(crate) async fn run(context: Context) {
         let pod = change.object();
         if !change.is_deleted() && pod.metadata.has_finalizer(FINALIZER) {
             let held = pod.metadata.controller().is_some_and(|o| {
-                o.kind == "Job" && owners.find(&pod.metadata.namespace, &o.name).is_some_and(|j| j.metadata.uid == o.uid)
+                o.kind == "Job"
+                    && owners.find(&pod.metadata.namespace, &o.name).is_some_and(|j| j.metadata.uid == o.uid)
             });
             if !held {
                 // The job's own event may only be late.
@@ -102,7 +103,8 @@ impl Jobs {
 
     async fn sync(&self, key: &str) -> Result<Outcome, Error> {
         let Some(job) = self.jobs.get(key) else { return Ok(Outcome::Done) };
-        let managed_elsewhere = !job.spec.managed_by.is_empty() && job.spec.managed_by != "kubernetes.io/job-controller";
+        let managed_elsewhere =
+            !job.spec.managed_by.is_empty() && job.spec.managed_by != "kubernetes.io/job-controller";
         if managed_elsewhere {
             return Ok(Outcome::Done);
         }
@@ -138,7 +140,9 @@ impl Jobs {
         match first.or(error) {
             Some(error) if error.is_namespace_terminating() => Ok(Outcome::Done),
             Some(error) => Err(error),
-            None => Ok(plan.after.map_or(Outcome::Done, |s| Outcome::After(Duration::from_secs(s.max(1).unsigned_abs())))),
+            None => {
+                Ok(plan.after.map_or(Outcome::Done, |s| Outcome::After(Duration::from_secs(s.max(1).unsigned_abs()))))
+            }
         }
     }
 

@@ -266,7 +266,9 @@ impl<'a> Planner<'a> {
         if failed > limit || restarted_out {
             return Some(("BackoffLimitExceeded", "Job has reached the specified backoff limit".to_owned()));
         }
-        if let (Some(deadline), Some(start), false) = (spec.active_deadline_seconds, self.status.start_time, spec.suspend) {
+        if let (Some(deadline), Some(start), false) =
+            (spec.active_deadline_seconds, self.status.start_time, spec.suspend)
+        {
             let due = clock::after(start, deadline);
             if due <= self.now {
                 return Some(("DeadlineExceeded", "Job was active longer than specified deadline".to_owned()));
@@ -282,14 +284,14 @@ impl<'a> Planner<'a> {
 
     fn fail_indexes(&mut self) {
         let limit = self.job.spec.backoff_limit_per_index.unwrap_or(0);
-        for pod in self.pods.iter().filter(|p| p.metadata.has_finalizer(FINALIZER) && self.has_failed(p)) {
-            let Some(index) = index_of(pod).filter(|i| !self.completed.contains(i)) else { continue };
-            let verdict = policy::judge(self.job.spec.pod_failure_policy.as_ref(), pod);
-            let spent = verdict == Verdict::Count && number(pod, FAILURES) >= limit;
-            if spent || verdict == Verdict::FailIndex {
-                self.failed_indexes.insert(index);
-            }
-        }
+        let spent = |pod: &&Arc<Pod>| match policy::judge(self.job.spec.pod_failure_policy.as_ref(), pod) {
+            Verdict::FailIndex => true,
+            Verdict::Count => number(pod, FAILURES) >= limit,
+            _ => false,
+        };
+        let counted = self.pods.iter().filter(|p| p.metadata.has_finalizer(FINALIZER) && self.has_failed(p));
+        let failed: Vec<i64> = counted.filter(spent).filter_map(|p| index_of(p)).collect();
+        self.failed_indexes.extend(failed.into_iter().filter(|i| !self.completed.contains(i)));
     }
 
     /// How long to wait before making pods again: ten seconds after the first failure since the last success, twice as
@@ -356,11 +358,13 @@ impl<'a> Planner<'a> {
         let limit = self.job.spec.completions.unwrap_or(0);
         let mut sorted = active.to_vec();
         sorted.sort_by_key(|p| (!p.is_ready(), p.metadata.created));
-        let stray = |p: &&&Arc<Pod>| match index_of(p) {
-            Some(i) if i < limit && !self.completed.contains(&i) && !self.failed_indexes.contains(&i) => !seen.insert(i),
-            _ => true,
-        };
-        let strays: Vec<Str> = sorted.iter().filter({ let mut stray = stray; move |p| stray(p) }).map(|p| p.metadata.name.clone()).collect();
+        let mut strays: Vec<Str> = Vec::new();
+        for pod in sorted {
+            let open = |i: &i64| *i < limit && !self.completed.contains(i) && !self.failed_indexes.contains(i);
+            if !index_of(pod).filter(open).is_some_and(|i| seen.insert(i)) {
+                strays.push(pod.metadata.name.clone());
+            }
+        }
         self.out.delete = strays;
         !self.out.delete.is_empty()
     }
@@ -370,9 +374,8 @@ impl<'a> Planner<'a> {
         if self.replace_failed_only() {
             taken.extend(terminating.iter().filter_map(|p| index_of(p)));
         }
-        let free = (0..self.job.spec.completions.unwrap_or(0)).filter(|i| {
-            !taken.contains(i) && !self.completed.contains(i) && !self.failed_indexes.contains(i)
-        });
+        let free = (0..self.job.spec.completions.unwrap_or(0))
+            .filter(|i| !taken.contains(i) && !self.completed.contains(i) && !self.failed_indexes.contains(i));
         let free: Vec<i64> = free.take(missing).collect();
         if !self.per_index() {
             match self.backoff(|_| true) {

@@ -40,9 +40,7 @@ fn matched(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<String> {
         let found = statuses
             .filter(|s| codes.container_name.as_ref().is_none_or(|n| s.name == *n))
             .filter_map(|s| Some((s, s.terminated?.0)))
-            .find(|(_, code)| {
-                *code != 0 && (codes.operator == "In") == codes.values.contains(code)
-            });
+            .find(|(_, code)| *code != 0 && (codes.operator == "In") == codes.values.contains(code));
         return found.map(|(s, code)| format!("Container {} for pod {name} failed with exit code {code}", s.name));
     }
     rule.on_pod_conditions.iter().flatten().find_map(|pattern| {

@@ -16,8 +16,10 @@ fn job(spec: Value, status: Value) -> Job {
     for (k, v) in spec.as_object().unwrap() {
         full[k] = v.clone();
     }
-    serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "n", "uid": "j"}, "spec": full, "status": status}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "j", "namespace": "n", "uid": "j"}, "spec": full, "status": status}),
+    )
+    .unwrap()
 }
 
 fn pod(name: &str, phase: &str, extra: Value) -> Arc<Pod> {
@@ -32,7 +34,11 @@ fn pod(name: &str, phase: &str, extra: Value) -> Arc<Pod> {
     }
     let ended = extra.get("ended").and_then(Value::as_str).unwrap_or("2026-01-01T00:00:00Z");
     let code = extra.get("code").cloned().unwrap_or(json!(1));
-    let state = if phase == "Running" { json!({"running": {}}) } else { json!({"terminated": {"exitCode": code, "finishedAt": ended}}) };
+    let state = if phase == "Running" {
+        json!({"running": {}})
+    } else {
+        json!({"terminated": {"exitCode": code, "finishedAt": ended}})
+    };
     Arc::new(
         serde_json::from_value(json!({"metadata": metadata,
             "status": {"phase": phase, "containerStatuses": [{"name": "c", "state": state}]}}))
@@ -52,7 +58,9 @@ fn next(spec: &Value, before: &Plan, pods: &[Arc<Pod>]) -> Plan {
 fn conditions(plan: &Plan) -> Vec<(String, String)> {
     let status = plan.status.clone().unwrap_or_default();
     let list = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-    list.iter().map(|c| (c["type"].as_str().unwrap().to_owned(), c["reason"].as_str().unwrap_or("").to_owned())).collect()
+    list.iter()
+        .map(|c| (c["type"].as_str().unwrap().to_owned(), c["reason"].as_str().unwrap_or("").to_owned()))
+        .collect()
 }
 
 #[test]
@@ -149,9 +157,7 @@ fn an_index_fails_alone_under_a_limit_per_index() {
 
 #[test]
 fn a_failure_policy_decides_what_a_failure_means() {
-    let rule = |action: &str| {
-        json!({"podFailurePolicy": {"rules": [{"action": action, "onExitCodes": {"operator": "In", "values": [42]}}]}})
-    };
+    let rule = |action: &str| json!({"podFailurePolicy": {"rules": [{"action": action, "onExitCodes": {"operator": "In", "values": [42]}}]}});
     let failed = [pod("a", "Failed", json!({"code": 42}))];
     let fails = plan(now(), &job(rule("FailJob"), json!({})), &failed);
     assert_eq!(conditions(&fails), [("FailureTarget".to_owned(), "PodFailurePolicy".to_owned())]);

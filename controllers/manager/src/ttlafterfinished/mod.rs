@@ -77,8 +77,10 @@ mod tests {
     fn only_finished_jobs_with_a_time_to_live_are_due() {
         let job = |ttl: serde_json::Value, ended: bool| -> Job {
             let status = if ended { "True" } else { "False" };
-            serde_json::from_value(json!({"metadata": {"name": "j"}, "spec": {"ttlSecondsAfterFinished": ttl}, "status": {
-                "conditions": [{"type": "Complete", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
+            serde_json::from_value(
+                json!({"metadata": {"name": "j"}, "spec": {"ttlSecondsAfterFinished": ttl}, "status": {
+                "conditions": [{"type": "Complete", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}),
+            )
             .unwrap()
         };
         assert_eq!(plan(&job(json!(60), false)), None);
