@@ -12,6 +12,14 @@ fn rss_mib() -> u64 {
     line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("a number") / 1024
 }
 
+/// Processor time of this process so far, all threads, user and system.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("procfs");
+    let fields = stat.rsplit(") ").next().expect("a name in parentheses");
+    let ticks = fields.split(' ').skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum::<u64>();
+    Duration::from_millis(ticks * 10)
+}
+
 fn op(n: u64) -> Op {
     let name = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let field = |i: u64| format!("\"field-{i}\":\"{:08x}\",", name.rotate_left(i as u32) as u32);
@@ -33,18 +41,26 @@ async fn main() {
         let store = store.clone();
         async move { store.apply(op(n)).await.expect("put") }
     };
+    let (start, before) = (Instant::now(), cpu());
+    (0..loaded).for_each(|n| drop(std::hint::black_box(op(n))));
+    let (making, before) = (cpu() - before, before + (cpu() - before));
+    println!("{loaded} values made in {:.2?}, CPU {making:.2?}", start.elapsed());
     let start = Instant::now();
     stream::iter(0..loaded).map(put).buffer_unordered(512).for_each(async |_| ()).await;
-    println!("{loaded} puts by 512 writers in {:.2?}, RSS {} MiB", start.elapsed(), rss_mib());
+    let each = (cpu() - before).saturating_sub(making) / loaded as u32;
+    println!("{loaded} puts by 512 writers in {:.2?}, CPU {each:.2?} each, RSS {} MiB", start.elapsed(), rss_mib());
     let mut first = 1_000_000;
     for writers in [1, 16, 64] {
-        let (start, mut done) = (Instant::now(), 0);
+        let (start, before, mut done) = (Instant::now(), cpu(), 0);
         let mut puts = stream::iter(first..).map(put).buffer_unordered(writers);
         while start.elapsed() < Duration::from_secs(1) && puts.next().await.is_some() {
             done += 1;
         }
         first += 1_000_000;
-        println!("{writers:2} writers: {done} durable puts in a second");
+        let each = (cpu() - before) / done;
+        println!(
+            "{writers:2} writers: {done} durable puts in a second, CPU {each:.2?} each, making the value included"
+        );
     }
     let start = Instant::now();
     let page = RangeRequest { limit: Some(500), ..RangeRequest::prefix("/registry/pods/") };

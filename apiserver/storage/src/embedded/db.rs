@@ -3,22 +3,26 @@
 //! Also keeps `HEAD`, the newest acknowledged revision, in a small file beside it. The engine takes a damaged byte in its
 //! journal for the torn end of a crash and drops everything behind it; only because HEAD knows better is that found.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Slice};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode, Readable, Slice,
+};
 
 use super::record::{self, LogEntry, Version};
 use crate::store::{Event, EventKind, KeyValue, Revision, StoreError};
 
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// How much of the log is checked for holes at open: more than the journal that is replayed then can hold.
 const CHECKED_LOG: u64 = 20_000;
+/// Bytes of newest records in memory, before they go to a table.
+const MEMTABLE: u64 = 6 << 20;
 
 pub(super) struct Db {
     database: Database,
@@ -33,26 +37,44 @@ pub(super) struct Opened {
     pub compacted: Revision,
 }
 
+/// Values go to files of their own, written once: tables hold keys and pointers, so that merging them costs little, however
+/// much is stored. Larger memory tables mean fewer flushes, each of which has several fsyncs.
+fn keyspace_options() -> KeyspaceCreateOptions {
+    let values = KvSeparationOptions::default()
+        .separation_threshold(256)
+        .compression(CompressionType::None)
+        .file_target_size(32 << 20);
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE).with_kv_separation(Some(values))
+}
+
 impl Db {
     pub fn open(directory: &Path, cache_bytes: u64) -> Result<Opened, StoreError> {
-        std::fs::create_dir_all(directory).map_err(|e| StoreError::io(format!("create {}", directory.display()), e))?;
+        let db = Self::open_engine(directory, cache_bytes)?;
+        db.check_format(directory)?;
+        let (revision, compacted) = db.find_revisions()?;
+        Ok(Opened { db, revision, compacted })
+    }
+
+    fn open_engine(directory: &Path, cache_bytes: u64) -> Result<Db, StoreError> {
+        // Every Secret is in there: nobody else's to read.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|e| StoreError::io(format!("create {}", directory.display()), e))?;
         let database = Database::builder(directory.join("data"))
             .cache_size(cache_bytes)
-            .worker_threads(2)
+            // With more, one keeps itself for flushes: it burns a core handing compactions back to the queue meanwhile.
+            .worker_threads(1)
             .max_journaling_size(64 << 20)
             .open()
             .map_err(|e| match e {
                 fjall::Error::Locked => StoreError::InUse(directory.display().to_string()),
                 other => engine_error("open", other),
             })?;
-        let all = database
-            .keyspace("all", || KeyspaceCreateOptions::default().max_memtable_size(4 << 20))
-            .map_err(|e| engine_error("open", e))?;
+        let all = database.keyspace("all", keyspace_options).map_err(|e| engine_error("open", e))?;
         let head = Head::open(&directory.join("HEAD"))?;
-        let db = Db { database, all, head };
-        db.check_format(directory)?;
-        let (revision, compacted) = db.find_revisions()?;
-        Ok(Opened { db, revision, compacted })
+        Ok(Db { database, all, head })
     }
 
     fn check_format(&self, directory: &Path) -> Result<(), StoreError> {
@@ -173,24 +195,50 @@ impl Snapshot {
         Ok((!version.deleted).then_some(version))
     }
 
-    /// Exactly the version that `revision` wrote.
-    fn exact(&self, key: &[u8], revision: Revision) -> Result<Version, StoreError> {
-        let raw = record::data_key(key, revision);
-        let found = self.inner.get(&self.all, &raw).map_err(|e| read_error(key, e))?;
-        let value = found.ok_or_else(|| StoreError::Corrupt {
-            what: format!("value of {} at revision {revision} is missing", String::from_utf8_lossy(key)),
-        })?;
-        record::decode_version(&raw, &value)
+    /// Exactly the version that the put of `revision` wrote.
+    pub fn put_at(&self, key: &[u8], revision: Revision) -> Result<Option<Version>, StoreError> {
+        self.version_at(key, record::data_key(key, revision))
     }
 
-    /// Calls `visit` with the engine key and record of each key beneath `prefix` that lives at `revision`, in order,
-    /// until it returns false.
+    fn version_at(&self, key: &[u8], raw: Vec<u8>) -> Result<Option<Version>, StoreError> {
+        let found = self.inner.get(&self.all, &raw).map_err(|e| read_error(key, e))?;
+        found.map(|value| record::decode_version(&raw, &value)).transpose()
+    }
+
+    /// Calls `visit` with each key beneath `prefix` that lives at `revision`, in order, until it returns false.
     pub fn scan(
         &self,
         prefix: &[u8],
         start_after: Option<&[u8]>,
         revision: Revision,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
+        mut visit: impl FnMut(Version) -> bool,
+    ) -> Result<(), StoreError> {
+        self.walk(prefix, start_after, revision, true, |raw, value| {
+            let value = value.as_deref().unwrap_or_default();
+            record::decode_version(raw, value).map(&mut visit)
+        })
+    }
+
+    /// As [`Snapshot::scan`] with the key and the revision of its last put; reads no values.
+    pub fn keys(
+        &self,
+        prefix: &[u8],
+        start_after: Option<&[u8]>,
+        revision: Revision,
+        mut visit: impl FnMut(&[u8], Revision) -> bool,
+    ) -> Result<(), StoreError> {
+        self.walk(prefix, start_after, revision, false, |raw, _| {
+            Ok(record::split_data_key(raw).is_some_and(|found| visit(found.key, found.revision)))
+        })
+    }
+
+    fn walk(
+        &self,
+        prefix: &[u8],
+        start_after: Option<&[u8]>,
+        revision: Revision,
+        values: bool,
+        mut visit: impl FnMut(&[u8], Option<Slice>) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         let mut from = record::data_start(prefix);
         if let Some(key) = start_after {
@@ -202,15 +250,20 @@ impl Snapshot {
         }
         let mut seen: Vec<u8> = Vec::new();
         for guard in self.inner.range(&self.all, from..to) {
-            let (raw, value) = guard.into_inner().map_err(|e| read_error(prefix, e))?;
-            let (key, version) = record::split_data_key(&raw)
+            let wanted = |raw: &Slice| {
+                values
+                    && record::split_data_key(raw)
+                        .is_some_and(|found| found.revision <= revision && !found.deleted && seen != found.key)
+            };
+            let (raw, value) = guard.into_inner_if(wanted).map_err(|e| read_error(prefix, e))?;
+            let found = record::split_data_key(&raw)
                 .ok_or_else(|| StoreError::Corrupt { what: format!("key {}", raw.escape_ascii()) })?;
-            if version > revision || seen == key {
+            if found.revision > revision || seen == found.key {
                 continue;
             }
             seen.clear();
-            seen.extend_from_slice(key);
-            if !record::is_deleted(&value) && !visit(&raw, &value)? {
+            seen.extend_from_slice(found.key);
+            if !found.deleted && !visit(&raw, value)? {
                 break;
             }
         }
@@ -237,10 +290,17 @@ impl Snapshot {
 
     /// The event of a log entry, with the value before.
     pub fn event(&self, entry: LogEntry) -> Result<Event, StoreError> {
-        let new = self.exact(&entry.key, entry.revision)?;
+        let raw = match entry.deleted {
+            true => record::deletion_key(&entry.key, entry.revision),
+            false => record::data_key(&entry.key, entry.revision),
+        };
+        let missing = |revision| StoreError::Corrupt {
+            what: format!("value of {} at revision {revision} is missing", String::from_utf8_lossy(&entry.key)),
+        };
+        let new = self.version_at(&entry.key, raw)?.ok_or_else(|| missing(entry.revision))?;
         let previous = match entry.replaced {
             0 => None,
-            revision => Some(self.exact(&entry.key, revision)?.kv),
+            revision => Some(self.put_at(&entry.key, revision)?.ok_or_else(|| missing(revision))?.kv),
         };
         let kind = match entry.deleted {
             true => EventKind::Delete,

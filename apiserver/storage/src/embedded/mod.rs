@@ -9,6 +9,7 @@
 
 mod db;
 mod hub;
+mod index;
 mod record;
 mod writer;
 
@@ -114,18 +115,24 @@ impl Shared {
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
         let (snapshot, revision) = self.snapshot_at(request.revision)?;
         let limit = request.limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let mut kvs = Vec::new();
-        let mut remaining = 0;
-        snapshot.scan(&request.prefix, request.start_after.as_deref(), revision, |raw, value| {
-            if kvs.len() < limit {
-                kvs.push(record::decode_version(raw, value)?.kv);
-            } else {
-                remaining += 1;
+        let mut kvs: Vec<KeyValue> = Vec::new();
+        let mut more = false;
+        snapshot.scan(&request.prefix, request.start_after.as_deref(), revision, |version| {
+            more = kvs.len() == limit;
+            if !more {
+                kvs.push(version.kv);
             }
-            Ok(remaining <= COUNTED)
+            !more
         })?;
+        let mut remaining = 0;
+        if more {
+            snapshot.keys(&request.prefix, kvs.last().map(|kv| &kv.key[..]), revision, |_, _| {
+                remaining += 1;
+                remaining <= COUNTED
+            })?;
+        }
         let known = (remaining <= COUNTED).then_some(remaining);
-        Ok(RangeResponse { revision, kvs, more: remaining > 0, remaining: known })
+        Ok(RangeResponse { revision, kvs, more, remaining: known })
     }
 
     /// Events beneath `prefix` with `after < revision <= until`.
@@ -213,9 +220,9 @@ impl Store for Embedded {
         blocking(move || {
             let (snapshot, at) = shared.snapshot_at(None)?;
             let mut count = 0;
-            snapshot.scan(&prefix, None, at, |_, _| {
+            snapshot.keys(&prefix, None, at, |_, _| {
                 count += 1;
-                Ok(true)
+                true
             })?;
             Ok(count)
         })

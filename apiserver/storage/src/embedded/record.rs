@@ -1,7 +1,8 @@
 //! How the embedded engine lays keys, history and values out in one ordered byte space; pure encoding, no IO.
 //!
 //! ```text
-//! d key 0 !revision   one version of a key, newest first      checksum, flags, create revision, version, deadline, value
+//! d key 0 !revision   one version of a key, newest first      checksum, create revision, version, deadline, value
+//! d key 0 !revision x the deletion of a key                   the same
 //! l revision          the log: which key a revision changed   checksum, flags, revision of the version before, key
 //! t deadline key      keys with a ttl, soonest first          revision of the put
 //! m name              marks: format, compacted revision       checksum, number
@@ -20,7 +21,7 @@ const TTL: u8 = b't';
 const MARK: u8 = b'm';
 
 const DELETED: u8 = 1;
-const DATA_HEADER: usize = 4 + 1 + 8 + 8 + 8;
+const DATA_HEADER: usize = 4 + 8 + 8 + 8;
 const LOG_HEADER: usize = 4 + 1 + 8;
 
 /// One version of a key; a deletion is a version too.
@@ -83,11 +84,31 @@ pub(super) fn data_key(key: &[u8], revision: Revision) -> Vec<u8> {
     out
 }
 
-/// Splits an engine key into the key and the revision of the version.
-pub(super) fn split_data_key(raw: &[u8]) -> Option<(&[u8], Revision)> {
-    let (head, tail) = raw.split_last_chunk::<8>()?;
-    let key = head.strip_prefix(&[DATA])?.strip_suffix(&[0])?;
-    Some((key, !u64::from_be_bytes(*tail)))
+/// Where the deletion of `key` by `revision` is: told apart by its key, so that passing over it reads no value.
+pub(super) fn deletion_key(key: &[u8], revision: Revision) -> Vec<u8> {
+    let mut out = data_key(key, revision);
+    out.push(DELETED);
+    out
+}
+
+/// What an engine key says of the version beneath it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DataKey<'a> {
+    pub key: &'a [u8],
+    pub revision: Revision,
+    pub deleted: bool,
+}
+
+pub(super) fn split_data_key(raw: &[u8]) -> Option<DataKey<'_>> {
+    let raw = raw.strip_prefix(&[DATA])?;
+    let nul = raw.iter().position(|byte| *byte == 0)?;
+    let (revision, rest) = raw[nul + 1..].split_first_chunk::<8>()?;
+    let deleted = match rest {
+        [] => false,
+        [DELETED] => true,
+        _ => return None,
+    };
+    Some(DataKey { key: &raw[..nul], revision: !u64::from_be_bytes(*revision), deleted })
 }
 
 pub(super) fn log_key(revision: Revision) -> Vec<u8> {
@@ -137,10 +158,12 @@ fn checksum(raw_key: &[u8], rest: &[u8]) -> u32 {
 
 pub(super) fn encode_version(version: &Version) -> (Vec<u8>, Vec<u8>) {
     let kv = &version.kv;
-    let raw_key = data_key(&kv.key, kv.mod_revision);
+    let raw_key = match version.deleted {
+        true => deletion_key(&kv.key, kv.mod_revision),
+        false => data_key(&kv.key, kv.mod_revision),
+    };
     let mut out = Vec::with_capacity(DATA_HEADER + kv.value.len());
     out.extend_from_slice(&[0; 4]);
-    out.push(if version.deleted { DELETED } else { 0 });
     out.extend_from_slice(&kv.create_revision.to_le_bytes());
     out.extend_from_slice(&kv.version.to_le_bytes());
     out.extend_from_slice(&version.deadline.to_le_bytes());
@@ -151,9 +174,8 @@ pub(super) fn encode_version(version: &Version) -> (Vec<u8>, Vec<u8>) {
 
 pub(super) fn decode_version(raw_key: &[u8], record: &[u8]) -> Result<Version, StoreError> {
     let parse = || {
-        let (key, mod_revision) = split_data_key(raw_key)?;
+        let DataKey { key, revision: mod_revision, deleted } = split_data_key(raw_key)?;
         let rest = unseal(raw_key, record)?;
-        let (flags, rest) = rest.split_first()?;
         let (create, rest) = rest.split_first_chunk::<8>()?;
         let (version, rest) = rest.split_first_chunk::<8>()?;
         let (deadline, value) = rest.split_first_chunk::<8>()?;
@@ -165,17 +187,11 @@ pub(super) fn decode_version(raw_key: &[u8], record: &[u8]) -> Result<Version, S
                 mod_revision,
                 version: u64::from_le_bytes(*version),
             },
-            deleted: flags & DELETED != 0,
+            deleted,
             deadline: u64::from_le_bytes(*deadline),
         })
     };
     parse().ok_or_else(|| damaged("value", raw_key))
-}
-
-/// Whether a version is a deletion, at a glance: for keys that are only counted or passed over. Who wants the value
-/// decodes it, and that checks it.
-pub(super) fn is_deleted(record: &[u8]) -> bool {
-    record.get(4).is_some_and(|flags| flags & DELETED != 0)
 }
 
 pub(super) fn encode_log(entry: &LogEntry) -> (Vec<u8>, Vec<u8>) {
@@ -219,7 +235,7 @@ pub(super) fn decode_mark(name: &str, record: &[u8]) -> Result<u64, StoreError> 
 
 fn damaged(kind: &str, raw_key: &[u8]) -> StoreError {
     let name = match split_data_key(raw_key) {
-        Some((key, revision)) => format!("{} at revision {revision}", String::from_utf8_lossy(key)),
+        Some(DataKey { key, revision, .. }) => format!("{} at revision {revision}", String::from_utf8_lossy(key)),
         None => raw_key.escape_ascii().to_string(),
     };
     StoreError::Corrupt { what: format!("{kind} of {name}: checksum does not match") }
@@ -245,11 +261,25 @@ mod tests {
 
     #[test]
     fn newest_version_sorts_first_and_longer_keys_behind() {
-        let keys =
-            [data_key(b"/a", 9), data_key(b"/a", 2), data_after(b"/a"), data_key(b"/a-b", 1), data_key(b"/a/b", 5)];
+        let keys = [
+            data_key(b"/a", 9),
+            deletion_key(b"/a", 3),
+            data_key(b"/a", 2),
+            data_after(b"/a"),
+            data_key(b"/a-b", 1),
+            data_key(b"/a/b", 5),
+        ];
         assert!(keys.is_sorted());
         assert!(keys.iter().all(|key| *key < data_end(b"/a") && *key >= data_start(b"/a")));
         assert!(data_key(b"/b", 1) >= data_end(b"/a"));
+        assert_eq!(split_data_key(&keys[0]), Some(DataKey { key: b"/a", revision: 9, deleted: false }));
+        assert_eq!(split_data_key(&keys[1]), Some(DataKey { key: b"/a", revision: 3, deleted: true }));
+        // The complement of this revision is full of NUL bytes.
+        let revision = Revision::MAX - 1;
+        assert_eq!(
+            split_data_key(&deletion_key(b"/a", revision)),
+            Some(DataKey { key: b"/a", revision, deleted: true })
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::db::{self, Batch, Db, Snapshot};
+use super::index::{Index, Latest};
 use super::record::{self, LogEntry, Version};
 use crate::store::{Committed, Event, EventKind, KeyValue, Op, Precondition, Revision, StoreError};
 
@@ -45,6 +46,8 @@ pub(super) struct Writer {
     queue: mpsc::Receiver<Command>,
     timer: Runtime,
     revision: Revision,
+    /// As of `revision`.
+    index: Index,
     /// History is physically gone up to here; the mark in `shared` is where it shall go.
     cleaned: Revision,
     /// Unix milliseconds of the soonest deadline.
@@ -65,7 +68,7 @@ impl Writer {
             .enable_time()
             .build()
             .map_err(|e| StoreError::io("start the writer's clock", e))?;
-        let (_, next_deadline) = shared.db()?.snapshot().expired(0, 0)?;
+        let (index, next_deadline) = Self::survey(&shared, revision)?;
         let now = Instant::now();
         Ok(Writer {
             cleaned: shared.compacted(),
@@ -74,12 +77,22 @@ impl Writer {
             queue,
             timer,
             revision,
+            index,
             next_deadline,
             retained: revision,
             read_only: None,
             broken: false,
             retry_at: now,
         })
+    }
+
+    /// What the writer must know of a store that was opened at `revision`.
+    fn survey(shared: &Shared, revision: Revision) -> Result<(Index, Option<u64>), StoreError> {
+        let db = shared.db()?;
+        let (_, next_deadline) = db.snapshot().expired(0, 0)?;
+        let index =
+            Index::load(db.snapshot(), revision).map_err(|e| StoreError::io("start the thread that lists keys", e))?;
+        Ok((index, next_deadline))
     }
 
     /// Runs until the queue is closed and empty.
@@ -94,6 +107,7 @@ impl Writer {
             }
         }
         self.shared.hub.close();
+        self.index = Index::empty();
         if let Ok(db) = self.shared.db()
             && let Err(error) = db.flush()
         {
@@ -214,7 +228,9 @@ impl Writer {
     }
 
     fn write_group(&mut self, db: &Db, group: Vec<Work>) -> (Replies, Result<(), StoreError>) {
+        self.index.poll();
         let mut plan = Group {
+            index: &self.index,
             snapshot: db.snapshot(),
             batch: db.batch(),
             changed: HashMap::new(),
@@ -230,12 +246,14 @@ impl Writer {
         if let Err(error) = db.commit(plan.batch, true) {
             return (replies, Err(error));
         }
-        self.revision = plan.revision;
+        (self.revision, self.next_deadline) =
+            (plan.revision, [self.next_deadline, plan.soonest].into_iter().flatten().min());
+        let events = plan.events;
+        events.iter().for_each(|event| self.index.apply(event));
         if let Err(error) = db.acknowledge(self.revision) {
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot note the acknowledged revision");
         }
-        self.shared.hub.publish(&plan.events, self.revision);
-        self.next_deadline = [self.next_deadline, plan.soonest].into_iter().flatten().min();
+        self.shared.hub.publish(&events, self.revision);
         (replies, Ok(()))
     }
 
@@ -285,7 +303,7 @@ impl Writer {
                 batch.remove(record::data_key(&entry.key, entry.replaced));
             }
             if entry.deleted {
-                batch.remove(record::data_key(&entry.key, entry.revision));
+                batch.remove(record::deletion_key(&entry.key, entry.revision));
             }
             batch.remove(record::log_key(entry.revision));
         }
@@ -347,6 +365,7 @@ impl Writer {
             return;
         }
         self.shared.set_db(None);
+        self.index = Index::empty();
         // Readers let go of the old engine within moments; until then the directory is taken.
         let opened = (0..50).find_map(|_| match Db::open(&self.shared.directory, self.shared.options.cache_bytes) {
             Err(StoreError::InUse(_)) => {
@@ -381,7 +400,7 @@ impl Writer {
         };
         self.shared.hub.publish(&events, until);
         (self.revision, self.cleaned) = (until, opened.compacted);
-        self.next_deadline = self.shared.db()?.snapshot().expired(0, 0)?.1;
+        (self.index, self.next_deadline) = Self::survey(&self.shared, until)?;
         Ok(())
     }
 }
@@ -396,7 +415,8 @@ type Replies = Vec<(Option<Reply>, Outcome)>;
 type Outcome = Result<Option<Committed>, StoreError>;
 
 /// A group under construction: the state that operations see is the snapshot plus what the group changed before them.
-struct Group {
+struct Group<'a> {
+    index: &'a Index,
     snapshot: Snapshot,
     batch: Batch,
     changed: HashMap<Bytes, Option<Version>>,
@@ -405,11 +425,25 @@ struct Group {
     soonest: Option<u64>,
 }
 
-impl Group {
+impl Group<'_> {
+    /// The live version of `key` before this group.
+    fn current(&self, key: &[u8]) -> Result<Option<Version>, StoreError> {
+        match self.index.latest(key) {
+            Latest::Absent => return Ok(None),
+            Latest::At(revision) => {
+                if let Some(version) = self.snapshot.put_at(key, revision)? {
+                    return Ok(Some(version));
+                }
+            }
+            Latest::Unknown => {}
+        }
+        self.snapshot.get(key, Revision::MAX)
+    }
+
     fn add(&mut self, op: Op, now: u64) -> Result<Committed, StoreError> {
         let current = match self.changed.get(op.key()) {
             Some(version) => version.clone(),
-            None => self.snapshot.get(op.key(), Revision::MAX)?,
+            None => self.current(op.key())?,
         };
         let pre = match &op {
             Op::Put { pre, .. } | Op::Delete { pre, .. } => *pre,
