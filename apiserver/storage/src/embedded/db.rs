@@ -19,6 +19,8 @@ use super::record::{self, LogEntry, Version};
 use crate::store::{Event, EventKind, KeyValue, Revision, StoreError};
 
 const FORMAT: u64 = 2;
+/// The format mark until a restore is complete.
+const RESTORING: u64 = 0;
 /// How much of the log is checked for holes at open: more than the journal that is replayed then can hold.
 const CHECKED_LOG: u64 = 20_000;
 /// Bytes of newest records in memory, before they go to a table.
@@ -77,9 +79,31 @@ impl Db {
         Ok(Db { database, all, head })
     }
 
+    /// A store that does not open as one before [`Db::finish_restore`]. `directory` must be empty.
+    pub fn begin_restore(directory: &Path) -> Result<Db, StoreError> {
+        let db = Self::open_engine(directory, 1 << 20)?;
+        let mut batch = db.batch();
+        batch.put(record::encode_mark("format", RESTORING));
+        db.commit(batch, true)?;
+        Ok(db)
+    }
+
+    /// What was committed since [`Db::begin_restore`] is the state at `revision`, without history.
+    pub fn finish_restore(&self, revision: Revision) -> Result<(), StoreError> {
+        let mut batch = self.batch();
+        batch.put(record::encode_mark("compacted", revision));
+        batch.put(record::encode_mark("format", FORMAT));
+        self.commit(batch, true)?;
+        self.acknowledge(revision)?;
+        self.flush()
+    }
+
     fn check_format(&self, directory: &Path) -> Result<(), StoreError> {
         match self.mark("format")? {
             Some(FORMAT) => Ok(()),
+            Some(RESTORING) => Err(StoreError::Corrupt {
+                what: format!("{} is of a restore that was cut short: empty it and restore again", directory.display()),
+            }),
             Some(other) => {
                 Err(StoreError::Corrupt { what: format!("{} has format {other}, not {FORMAT}", directory.display()) })
             }

@@ -11,6 +11,7 @@ mod db;
 mod hub;
 mod index;
 mod record;
+mod snapshot;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Messages that a watch may lag behind before it is cut off.
     pub watch_queue: usize,
+    /// Called before each commit that is synced, where a slow disk would make it wait: for tests.
+    #[doc(hidden)]
+    pub before_sync: Option<fn()>,
 }
 
 impl Default for Options {
@@ -55,6 +59,7 @@ impl Default for Options {
             reserve_bytes: 64 << 20,
             cache_bytes: 8 << 20,
             watch_queue: 4096,
+            before_sync: None,
         }
     }
 }
@@ -179,6 +184,22 @@ impl Embedded {
     pub async fn verify(&self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         blocking(move || shared.db()?.snapshot().verify()).await
+    }
+
+    /// Writes the newest state of the store to the file `path`, replacing it in one step; returns the revision that the
+    /// file holds. Writers and readers go on meanwhile. History is not part of it.
+    pub async fn snapshot(&self, path: impl Into<PathBuf>) -> Result<Revision, StoreError> {
+        let (shared, path) = (self.shared.clone(), path.into());
+        blocking(move || snapshot::save(&shared, &path)).await
+    }
+
+    /// Makes a store in `directory`, which must be empty or absent, of a file that [`Embedded::snapshot`] wrote; returns
+    /// its revision. A damaged file is [`StoreError::Corrupt`] before anything is written. Blocks.
+    ///
+    /// The revision is that of the snapshot plus `bump`. After going back to an older state, a bump larger than the number
+    /// of lost writes keeps clients from taking new revisions for those that they have seen.
+    pub fn restore(snapshot: impl AsRef<Path>, directory: impl AsRef<Path>, bump: u64) -> Result<Revision, StoreError> {
+        snapshot::restore(snapshot.as_ref(), directory.as_ref(), bump)
     }
 
     async fn send(&self, command: Command) -> Result<(), StoreError> {

@@ -243,6 +243,9 @@ impl Writer {
         if plan.batch.is_empty() {
             return (replies, Ok(()));
         }
+        if let Some(stall) = self.shared.options.before_sync {
+            stall();
+        }
         if let Err(error) = db.commit(plan.batch, true) {
             return (replies, Err(error));
         }
