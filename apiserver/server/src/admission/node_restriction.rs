@@ -29,12 +29,12 @@ pub struct NodeRestriction {
 /// A refusal: its reason as a 403, or a Status of its own.
 enum No {
     Because(String),
-    Status(Status),
+    Status(Box<Status>),
 }
 
 impl From<Status> for No {
     fn from(status: Status) -> Self {
-        No::Status(status)
+        No::Status(Box::new(status))
     }
 }
 
@@ -59,7 +59,7 @@ impl Plugin for NodeRestriction {
         };
         decided.map_err(|refused| match refused {
             No::Because(why) => attributes.forbidden(object, why),
-            No::Status(status) => status,
+            No::Status(status) => *status,
         })
     }
 }

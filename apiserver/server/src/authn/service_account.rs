@@ -1,12 +1,12 @@
 //! Service-account tokens: signing, the published keys, and verifying with everything that a token is bound to (upstream
-//! pkg/serviceaccount/{jwt,claims}.go, jwks). Does not decide who may ask for one ([`crate::special::token`]).
+//! pkg/serviceaccount/{jwt,claims,legacy}.go, jwks). Knows the tokens of old Secrets too, which do not expire. Does not decide who may ask for one ([`crate::special::token`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -25,6 +25,9 @@ pub const ALL_SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 const EXTRA: &str = "authentication.kubernetes.io/";
 /// Clocks may differ by this much, in seconds, as upstream's JWT library allows.
 const LEEWAY: i64 = 60;
+/// What tokens in Secrets of type kubernetes.io/service-account-token name as their issuer.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 
 pub fn username(namespace: &str, name: &str) -> String {
     format!("{USERNAME_PREFIX}{namespace}:{name}")
@@ -83,6 +86,23 @@ pub struct Claims {
     pub nbf: i64,
     #[serde(default)]
     pub sub: String,
+}
+
+/// What a token in a Secret says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    #[serde(default)]
+    pub iss: String,
+    #[serde(default)]
+    pub sub: String,
+    #[serde(default, rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    #[serde(default, rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    #[serde(default, rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub uid: String,
 }
 
 fn one_or_many<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
@@ -178,6 +198,18 @@ impl TokenIssuer {
         Ok(claims)
     }
 
+    /// The claims of a token of an old Secret, signed with the same key.
+    fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, String> {
+        let mut validation = Validation::new(self.algorithm);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[LEGACY_ISSUER]);
+        validation.set_required_spec_claims(&["iss", "sub"]);
+        jsonwebtoken::decode::<LegacyClaims>(token, &self.decoding, &validation)
+            .map(|decoded| decoded.claims)
+            .map_err(|e| format!("invalid bearer token: {e}"))
+    }
+
     /// `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
         json!({ "keys": [self.jwk] })
@@ -194,11 +226,11 @@ impl TokenIssuer {
         })
     }
 
-    /// Whether a token looks like one of ours: a JWT that names our issuer. Anything else is for other authenticators.
-    fn recognizes(&self, token: &str) -> bool {
+    /// Who a token says that it is from, unverified; `None` when it is no JWT.
+    fn claimed_issuer(token: &str) -> Option<String> {
         let mut parts = token.split('.');
         let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-            return false;
+            return None;
         };
         #[derive(Deserialize)]
         struct Issuer {
@@ -209,7 +241,7 @@ impl TokenIssuer {
             .decode(payload.trim_end_matches('='))
             .ok()
             .and_then(|json| serde_json::from_slice::<Issuer>(&json).ok())
-            .is_some_and(|issuer| issuer.iss == self.issuer)
+            .map(|issuer| issuer.iss)
     }
 }
 
@@ -221,9 +253,13 @@ pub struct ServiceAccountTokens {
 #[async_trait]
 impl Authenticator for ServiceAccountTokens {
     async fn authenticate(&self, credentials: &Credentials) -> Authentication {
-        let Some(token) = credentials.bearer_token.as_deref().filter(|token| self.issuer.recognizes(token)) else {
-            return Authentication::Unknown;
-        };
+        let Some(token) = credentials.bearer_token.as_deref() else { return Authentication::Unknown };
+        // Anything that does not name an issuer of ours is for other authenticators.
+        match TokenIssuer::claimed_issuer(token) {
+            Some(issuer) if issuer == self.issuer.issuer => {}
+            Some(issuer) if issuer == LEGACY_ISSUER => return self.legacy(token, credentials).await,
+            _ => return Authentication::Unknown,
+        }
         let wanted = if credentials.audiences.is_empty() { &self.issuer.audiences } else { &credentials.audiences };
         let now = Utc::now();
         let claims = match self.issuer.verify(token, now) {
@@ -245,6 +281,67 @@ impl Authenticator for ServiceAccountTokens {
 }
 
 impl ServiceAccountTokens {
+    /// A token of an old Secret is for the API server's own audiences, and dies with its Secret.
+    async fn legacy(&self, token: &str, credentials: &Credentials) -> Authentication {
+        let own = &self.issuer.audiences;
+        let wanted = if credentials.audiences.is_empty() { own } else { &credentials.audiences };
+        let audiences: Vec<String> = wanted.iter().filter(|audience| own.contains(audience)).cloned().collect();
+        let claims = match self.issuer.verify_legacy(token) {
+            Ok(claims) => claims,
+            Err(why) => return Authentication::Rejected(why),
+        };
+        if audiences.is_empty() {
+            return Authentication::Rejected(format!(
+                "token audiences {own:?} is invalid for the target audiences {wanted:?}"
+            ));
+        }
+        match self.check_legacy(token, &claims).await {
+            Ok(()) => {
+                let user = UserInfo {
+                    name: username(&claims.namespace, &claims.account),
+                    uid: claims.uid,
+                    groups: groups(&claims.namespace),
+                    extra: BTreeMap::new(),
+                };
+                Authentication::User { user, audiences }
+            }
+            Err(why) => Authentication::Rejected(why),
+        }
+    }
+
+    async fn check_legacy(&self, token: &str, claims: &LegacyClaims) -> Result<(), String> {
+        let LegacyClaims { namespace, secret: secret_name, account, uid: wanted, .. } = claims;
+        if claims.sub != username(namespace, account) {
+            return Err("sub claim is invalid".into());
+        }
+        let secret = self.resources.get(&GroupResource::from_static("", "secrets"), namespace, secret_name).await;
+        let secret = secret.map_err(|_| "Token has been invalidated")?;
+        if !secret["metadata"]["deletionTimestamp"].is_null() {
+            return Err("Token has been invalidated".into());
+        }
+        let stored = secret["data"]["token"].as_str().and_then(|data| STANDARD.decode(data).ok()).unwrap_or_default();
+        if !super::equal_secrets(&stored, token.as_bytes()) {
+            return Err("Token does not match server's copy".into());
+        }
+        let reference = Ref { name: account.clone(), uid: wanted.clone() };
+        let found = self.find("serviceaccounts", namespace, &reference).await;
+        let found = found.ok_or_else(|| format!("serviceaccounts \"{account}\" not found"))?;
+        if !found["metadata"]["deletionTimestamp"].is_null() {
+            return Err(format!("ServiceAccount {namespace}/{account} has been deleted"));
+        }
+        if uid_differs(&found, &reference) {
+            return Err(format!("ServiceAccount UID ({}) does not match claim ({wanted})", uid(&found)));
+        }
+        if secret["metadata"]["labels"][INVALID_SINCE].as_str().is_some_and(|since| !since.is_empty()) {
+            return Err(format!(
+                "the token in secret {namespace}/{secret_name} for service account {namespace}/{account} has been marked \
+                 invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the \
+                 '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+            ));
+        }
+        Ok(())
+    }
+
     /// Everything that the token is bound to must still be there and be the same.
     async fn check_bound(&self, claims: &Claims, now: DateTime<Utc>) -> Result<(), String> {
         let bound = &claims.kubernetes;
@@ -437,6 +534,35 @@ mod tests {
         let asked = Credentials::token(&token, vec!["vault".into(), "other".into()]);
         let Authentication::User { audiences, .. } = tokens.authenticate(&asked).await else { panic!("refused") };
         assert_eq!(audiences, ["vault"]);
+    }
+
+    #[tokio::test]
+    async fn a_token_of_a_secret_lives_as_long_as_its_secret() {
+        let issuer = issuer();
+        let claims = LegacyClaims {
+            iss: LEGACY_ISSUER.into(),
+            sub: username("team", "robot"),
+            namespace: "team".into(),
+            secret: "robot-token".into(),
+            account: "robot".into(),
+            uid: "sa-uid".into(),
+        };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &issuer.encoding).unwrap();
+        let secret = |token: &str| json!({"metadata": {"name": "robot-token", "namespace": "team"}, "data": {"token": STANDARD.encode(token)}});
+        let ask = |objects: Memory| {
+            let tokens = ServiceAccountTokens { issuer: issuer.clone(), resources: Arc::new(objects) };
+            let asked = Credentials::token(&token, vec![]);
+            async move { tokens.authenticate(&asked).await }
+        };
+        let with = |stored: &str| {
+            let objects = objects();
+            objects.put("", "secrets", secret(stored));
+            objects
+        };
+        let Authentication::User { user, .. } = ask(with(&token)).await else { panic!("refused") };
+        assert_eq!(user.name, "system:serviceaccount:team:robot");
+        assert_eq!(ask(with("another")).await, Authentication::Rejected("Token does not match server's copy".into()));
+        assert_eq!(ask(objects()).await, Authentication::Rejected("Token has been invalidated".into()));
     }
 
     #[test]

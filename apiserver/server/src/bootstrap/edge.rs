@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{initial, objects, oidc};
+use super::{flow, initial, objects, oidc};
 use crate::admission::Plugin;
 use crate::admission::certificates::{CertificateAuthority, CertificateSubjectRestriction};
 use crate::admission::limit_ranger::LimitRanger;
@@ -180,6 +180,7 @@ impl Edge {
     fn objects(&self, pki: &Pki) -> Vec<objects::Initial> {
         let options = &self.options;
         let mut all = objects::priority_classes();
+        all.extend(flow::objects());
         let now = chrono::Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         all.extend(objects::service_cidr(&options.service_networks, &now));
         if let Some(network) = options.service_networks.first() {

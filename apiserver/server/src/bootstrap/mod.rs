@@ -7,6 +7,7 @@
 
 pub mod aggregation;
 pub mod edge;
+pub mod flow;
 pub mod initial;
 pub mod objects;
 pub mod oidc;

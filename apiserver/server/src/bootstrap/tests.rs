@@ -33,7 +33,7 @@ async fn cluster(name: &str) -> Cluster {
     let directory = std::env::temp_dir().join(format!("skeg-edge-{name}-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
-    let store = Embedded::open(&directory.join("db"), Options::default()).unwrap();
+    let store = Embedded::open(directory.join("db"), Options::default()).unwrap();
     start(directory, Arc::new(store)).await
 }
 
@@ -141,6 +141,8 @@ async fn a_fresh_cluster_has_what_every_cluster_has_and_a_restart_changes_nothin
     let roles = cluster.get("/apis/rbac.authorization.k8s.io/v1/clusterroles").await;
     let count = roles["items"].as_array().unwrap().len();
     assert!(count > 60, "{count}");
+    let schemas = cluster.get("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas").await;
+    assert_eq!(schemas["items"].as_array().unwrap().len(), 11);
     let config = cluster.get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication").await;
     assert_eq!(config["data"]["requestheader-allowed-names"], r#"["front-proxy-client"]"#);
     let cidr = cluster.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await;
