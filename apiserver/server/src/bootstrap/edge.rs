@@ -1,7 +1,7 @@
 //! Puts authentication, authorization and admission together for one server, and runs what they need beside requests.
 //!
 //! Long-lived tasks, all ended by the one token: RBAC (follows roles and bindings), Node authorizer (pods, volumes) and
-//! service addresses (services). None takes input from another.
+//! service addresses (services), and what puts back the objects that must be there. None takes input from another.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{flow, initial, objects, oidc};
+use super::{flow, initial, keep, objects, oidc};
 use crate::admission::Plugin;
 use crate::admission::certificates::{CertificateAuthority, CertificateSubjectRestriction};
 use crate::admission::limit_ranger::LimitRanger;
@@ -172,9 +172,16 @@ impl Edge {
             tokio::join!(initial::write_policy(&self.resources), initial::write(&self.resources, self.objects(pki)));
         policy?;
         rest?;
+        tasks.spawn(keep::run(self.resources.clone(), self.address(), token()));
         tokio::join!(self.rbac.wait_synced(), self.node.wait_synced());
         self.ready.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn address(&self) -> Option<objects::Address> {
+        let (advertise, port) = (self.options.advertise, self.options.port);
+        let network = self.options.service_networks.first()?;
+        Some(objects::Address { advertise, port, service: first_address(network) })
     }
 
     fn objects(&self, pki: &Pki) -> Vec<objects::Initial> {
@@ -183,9 +190,7 @@ impl Edge {
         all.extend(flow::objects());
         let now = chrono::Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         all.extend(objects::service_cidr(&options.service_networks, &now));
-        if let Some(network) = options.service_networks.first() {
-            let address =
-                objects::Address { advertise: options.advertise, port: options.port, service: first_address(network) };
+        if let Some(address) = self.address() {
             all.extend(objects::kubernetes_service(&address));
         }
         all.extend(objects::authentication_config(pki));

@@ -7,15 +7,15 @@ use super::objects::{Existing, Initial};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
-/// Name, shares, lendable percent, then queues and hand size; no queues: what is too much is refused.
-const LEVELS: [(&str, u32, u32, Option<(u32, u32)>); 7] = [
-    ("catch-all", 5, 0, None),
-    ("system", 30, 33, Some((64, 6))),
-    ("node-high", 40, 25, Some((64, 6))),
-    ("leader-election", 10, 0, Some((16, 4))),
-    ("workload-high", 40, 50, Some((128, 6))),
-    ("workload-low", 100, 90, Some((128, 6))),
-    ("global-default", 20, 50, Some((128, 6))),
+/// Name, shares, lendable percent, queues and hand size; without queues, what is too much is refused.
+const LEVELS: [(&str, u32, u32, u32, u32); 7] = [
+    ("catch-all", 5, 0, 0, 0),
+    ("system", 30, 33, 64, 6),
+    ("node-high", 40, 25, 64, 6),
+    ("leader-election", 10, 0, 16, 4),
+    ("workload-high", 40, 50, 128, 6),
+    ("workload-low", 100, 90, 128, 6),
+    ("global-default", 20, 50, 128, 6),
 ];
 
 fn initial(resource: &'static str, kind: &str, name: &str, spec: Value) -> Initial {
@@ -83,12 +83,11 @@ pub fn objects() -> Vec<Initial> {
         "exempt",
         json!({ "type": "Exempt", "exempt": { "nominalConcurrencyShares": 0, "lendablePercent": 0 } }),
     )];
-    for (name, shares, lendable, queues) in LEVELS {
-        let response = match queues {
-            None => json!({ "type": "Reject" }),
-            Some((queues, hand)) => {
-                json!({ "type": "Queue", "queuing": { "queues": queues, "handSize": hand, "queueLengthLimit": 50 } })
-            }
+    for (name, shares, lendable, queues, hand) in LEVELS {
+        let response = if queues == 0 {
+            json!({ "type": "Reject" })
+        } else {
+            json!({ "type": "Queue", "queuing": { "queues": queues, "handSize": hand, "queueLengthLimit": 50 } })
         };
         let limited =
             json!({ "nominalConcurrencyShares": shares, "lendablePercent": lendable, "limitResponse": response });

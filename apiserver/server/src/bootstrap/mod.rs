@@ -9,6 +9,7 @@ pub mod aggregation;
 pub mod edge;
 pub mod flow;
 pub mod initial;
+pub mod keep;
 pub mod objects;
 pub mod oidc;
 pub mod policy;

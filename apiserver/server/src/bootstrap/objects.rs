@@ -188,6 +188,8 @@ pub fn join_token(token: &BootstrapToken) -> Vec<Initial> {
         initial("rbac.authorization.k8s.io", "clusterroles", reader, Existing::Keep),
         binding("skeg:ca-reader", "skeg:ca-reader", "system:unauthenticated"),
         binding("skeg:node-bootstrapper", "system:node-bootstrapper", "system:bootstrappers"),
+        // A node's agent is its service proxy as well.
+        binding("skeg:node-proxier", "system:node-proxier", "system:nodes"),
         binding("skeg:node-autoapprove-bootstrap", nodeclient, "system:bootstrappers"),
         binding("skeg:node-autoapprove-certificate-rotation", selfnodeclient, "system:nodes"),
     ]

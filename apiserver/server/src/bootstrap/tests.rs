@@ -148,6 +148,14 @@ async fn a_fresh_cluster_has_what_every_cluster_has_and_a_restart_changes_nothin
     let cidr = cluster.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes").await;
     assert_eq!(cidr["status"]["conditions"][0]["status"], "True");
 
+    let (path, gone) = ("/api/v1/namespaces/default/services/kubernetes", Value::Null);
+    assert_eq!(cluster.admin(Method::DELETE, path, gone).await.0, 200);
+    let patience = Instant::now() + Duration::from_secs(10);
+    while cluster.admin(Method::GET, path, Value::Null).await.0 != 200 {
+        assert!(Instant::now() < patience, "the service is not put back");
+    }
+    assert_eq!(cluster.get(path).await["spec"]["clusterIP"], "10.43.0.1");
+
     let versions = |list: &Value| -> Vec<String> {
         list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["resourceVersion"].to_string()).collect()
     };
