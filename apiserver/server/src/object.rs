@@ -17,6 +17,9 @@ use crate::protobuf;
 use crate::query::FieldValidation;
 use crate::registry::Resource;
 
+/// One direction of a catalog conversion.
+type Convert = Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>;
+
 /// An object as it is in the store.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -130,7 +133,7 @@ impl Resource {
 
     fn converted(
         &self,
-        conversion: Option<&Arc<dyn Fn(Value) -> Result<Value, String> + Send + Sync>>,
+        conversion: Option<&Convert>,
         value: Value,
     ) -> Result<Value, Status> {
         match conversion {

@@ -184,7 +184,7 @@ mod tests {
         check("POST", "/apis/apps/v1/namespaces/a/deployments", "create|apis|apps|v1|a|deployments||");
         check("PATCH", "/apis/apps/v1/namespaces/a/deployments/d", "patch|apis|apps|v1|a|deployments||d");
         check("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dfoo", "list|api||v1||pods||foo");
-        check("GET", "/apis/apps/v1", "get|||||||");
+        check("GET", "/apis/apps/v1", "get|apis||||||");
         check("GET", "/healthz", "get|||||||");
     }
 
