@@ -1,2 +1,114 @@
-//! The `skeg` binary.
-fn main() {}
+//! The `skeg` binary: reads its arguments, starts what they ask for. Everything else lives in the crates.
+
+mod agent;
+mod check;
+mod control_plane;
+mod images;
+mod join;
+mod node;
+mod reset;
+mod server;
+mod status;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+/// The Kubernetes version that Skeg speaks.
+const KUBERNETES_VERSION: &str = "v1.36.3";
+
+#[derive(Parser)]
+#[command(name = "skeg", version = concat!(env!("CARGO_PKG_VERSION"), " (Kubernetes v1.36.3)"), about = "A lightweight Kubernetes: one binary, a whole cluster")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a server: API server, controllers and scheduler, and a node unless told not to
+    Server(server::Args),
+    /// Run a node that joins a server
+    Agent(agent::Args),
+    /// Show a cluster's nodes and what is wrong with them
+    Status(status::Args),
+    /// Say what this machine lacks for running a node, and how to get it
+    Check(check::Args),
+    /// Print or make join tokens
+    Token(token::Args),
+    /// Load container images from files, or list them
+    Images(images::Args),
+    /// Remove what a stopped server or agent left on this machine
+    Reset(reset::Args),
+    /// Print the version
+    Version,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SKEG_LOG")
+                .unwrap_or_else(|_| "warn,skeg=info,kube_runtime=error".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    // The only failure is that a provider is installed already, which nothing before this line does.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(cli.command));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Server(args) => server::run(args, on_signal()).await,
+        Command::Agent(args) => agent::run(args, on_signal()).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Check(args) => check::run(&args),
+        Command::Token(args) => token::run(args).await,
+        Command::Images(args) => images::run(args).await,
+        Command::Reset(args) => reset::run(args).await,
+        Command::Version => {
+            println!("skeg {} (Kubernetes {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
+
+/// Cancelled by the first SIGTERM or SIGINT; a second ends the process at once.
+fn on_signal() -> CancellationToken {
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        let kind = tokio::signal::unix::SignalKind::terminate();
+        let Ok(mut terminate) = tokio::signal::unix::signal(kind) else { return };
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            if cancelled.is_cancelled() {
+                std::process::exit(130);
+            }
+            cancelled.cancel();
+        }
+    });
+    token
+}

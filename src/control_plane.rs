@@ -1,0 +1,179 @@
+//! The control plane in one process: store, API server, controllers and scheduler. The last two reach the first through
+//! clients that need no socket.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+use skeg_server::bootstrap::EdgeOptions;
+use skeg_server::pki::join::{BootstrapToken, JoinToken};
+use skeg_server::pki::{Pki, PkiOptions, files, kubeconfig};
+use skeg_server::request::UserInfo;
+use skeg_server::resources::{GroupResource, WriteOptions};
+use skeg_server::server::Server;
+use skeg_server::{serving, standard};
+use skeg_storage::Store;
+use skeg_storage::embedded::{Embedded, Options as StoreOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::node::Settings;
+use crate::server::Args;
+
+/// Everything that runs, until its token is cancelled.
+pub struct ControlPlane {
+    server: Arc<Server>,
+    tasks: TaskTracker,
+    store: Arc<dyn Store>,
+}
+
+/// Starts it and returns once /readyz is 200 and the administrator's kubeconfig is written.
+pub async fn start(
+    args: &Args,
+    settings: &Settings,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<ControlPlane> {
+    let data_dir = &settings.args.data_dir;
+    let port = listener.local_addr()?.port();
+    let service_addresses: Vec<IpAddr> = settings.args.service_cidr.iter().filter_map(|n| n.hosts().next()).collect();
+    let pki = PkiOptions {
+        dir: data_dir.join("pki"),
+        node_name: settings.name.clone(),
+        sans: args.tls_sans.clone(),
+        addresses: vec![settings.ip],
+        service_addresses,
+        cluster_domain: settings.args.cluster_domain.clone(),
+    };
+    let directory = data_dir.join("store");
+    let open = tokio::task::spawn_blocking(move || Embedded::open(directory, StoreOptions::default()));
+    let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(&pki)).await?;
+    let pki = Arc::new(pki.context("cannot make the cluster's certificates")?);
+    let store: Arc<dyn Store> = Arc::new(open.await?.context("cannot open the store")?);
+    let (tasks, token) = (TaskTracker::new(), join_token(data_dir));
+    let options = EdgeOptions {
+        issuer: format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain),
+        audiences: Vec::new(),
+        service_networks: settings.args.service_cidr.clone(),
+        node_ports: 30000..=32767,
+        advertise: settings.ip,
+        port,
+        static_tokens: args.token_auth_file.clone(),
+        anonymous: true,
+        join_token: Some(token.clone()),
+    };
+    let server = standard::start(store.clone(), &pki, options, &tasks, &shutdown).await;
+    let server = server.context("cannot start the API server")?;
+    let certificate = serving::tls::ServingCertificate::new(&pki.serving)?;
+    let tls = Arc::new(serving::tls::server_config(&certificate, &[pki.ca.certificate_der()])?);
+    tasks.spawn(serving::serve(listener, tls, server.service(), serving::Limits::default(), shutdown.clone()));
+    let joins = JoinToken { ca_hash: Some(pki.ca_hash()), token }.to_string();
+    files::write(&data_dir.join("agent-token"), &joins, 0o600, false).context("cannot write the join token")?;
+    let written = kubeconfig::kubeconfig(
+        "skeg",
+        &format!("https://{}:{port}", host(settings.ip)),
+        &pki.ca.certificate_pem,
+        &pki.admin,
+    );
+    let target = args.write_kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
+    kubeconfig::write(&target, &written).context("cannot write the kubeconfig")?;
+    cluster_dns(&server, settings.dns).await?;
+    spawn_loops(&server, &pki, settings, &tasks, &shutdown);
+    tracing::info!(port, kubeconfig = %target.display(), "the API server is ready");
+    Ok(ControlPlane { server, tasks, store })
+}
+
+fn host(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+fn component(name: &str) -> UserInfo {
+    UserInfo { name: name.to_owned(), groups: vec!["system:authenticated".to_owned()], ..UserInfo::default() }
+}
+
+/// The service under which clients find cluster DNS; every node answers at its address itself.
+async fn cluster_dns(server: &Arc<Server>, address: IpAddr) -> anyhow::Result<()> {
+    let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "protocol": protocol, "targetPort": 53});
+    let service = json!({
+        "metadata": {"name": "kube-dns", "labels": {
+            "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+        }},
+        "spec": {"clusterIP": address.to_string(), "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")]},
+    });
+    let services = GroupResource::from_static("", "services");
+    let user = UserInfo::loopback();
+    match server.resources().create(&user, &services, "kube-system", service, &WriteOptions::default()).await {
+        Err(status) if !status.is_already_exists() => anyhow::bail!("cannot make the cluster DNS service: {status}"),
+        _ => Ok(()),
+    }
+}
+
+/// Controllers and scheduler, each as its own user.
+fn spawn_loops(
+    server: &Arc<Server>,
+    pki: &Pki,
+    settings: &Settings,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let config = skeg_controllers::Config {
+        cluster_cidr: settings.args.cluster_cidr.clone(),
+        service_cidr: settings.args.service_cidr.clone(),
+        root_ca_pem: pki.ca.certificate_pem.clone(),
+        signing: Some(skeg_controllers::Signing {
+            ca_cert_pem: pki.ca.certificate_pem.clone(),
+            ca_key_pem: pki.ca.key_pem.clone(),
+            duration: Duration::from_secs(365 * 24 * 3600),
+        }),
+        service_account_key_pem: Some(pki.service_account_key.clone()),
+        ..skeg_controllers::Config::default()
+    };
+    // As upstream without per-controller credentials: the controllers are one user that may do what they all need.
+    let mut manager = component("system:kube-controller-manager");
+    manager.groups.push("system:masters".to_owned());
+    let client = server.client(manager);
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        if let Err(error) = skeg_controllers::run(config, client, stop.clone()).await {
+            tracing::error!(%error, "the controllers ended");
+            stop.cancel();
+        }
+    });
+    let client = server.client(component("system:kube-scheduler"));
+    tasks.spawn(skeg_scheduler::run(skeg_scheduler::Config::default(), client, shutdown.clone()));
+}
+
+/// The token with which nodes join: that of the last start, or a new one.
+fn join_token(data_dir: &Path) -> BootstrapToken {
+    let known = std::fs::read_to_string(data_dir.join("agent-token")).ok().and_then(|text| JoinToken::parse(&text));
+    known.map_or_else(BootstrapToken::random, |known| known.token)
+}
+
+impl ControlPlane {
+    /// What the node of this process talks to the API with: the node's own identity, no socket.
+    pub fn node_client(&self, node: &str) -> kube::Client {
+        let groups = vec!["system:nodes".to_owned(), "system:authenticated".to_owned()];
+        self.server.client(UserInfo { name: format!("system:node:{node}"), groups, ..UserInfo::default() })
+    }
+
+    /// The same for the node's network agent.
+    pub fn network_client(&self) -> kube::Client {
+        self.server.client(component("system:kube-proxy"))
+    }
+
+    /// Waits until every task has ended and the store is closed.
+    pub async fn join(self) {
+        self.tasks.close();
+        if tokio::time::timeout(Duration::from_secs(12), self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end in time");
+        }
+        drop((self.server, self.store));
+    }
+}
