@@ -6,6 +6,7 @@ use ipnet::IpNet;
 #[derive(Clone)]
 pub struct Signing {
     pub ca_cert_pem: String,
+    /// In PKCS#8.
     pub ca_key_pem: String,
     /// Longest validity of an issued certificate.
     pub duration: std::time::Duration,

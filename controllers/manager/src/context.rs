@@ -66,15 +66,15 @@ controllers! {
     "daemonset-controller" => crate::daemonset::run,
     "statefulset-controller" => crate::statefulset::run,
     "job-controller" => crate::job::run,
-    // "cronjob-controller" => crate::cronjob::run,
+    "cronjob-controller" => crate::cronjob::run,
     "ttl-after-finished-controller" => crate::ttlafterfinished::run,
     "pod-garbage-collector-controller" => crate::podgc::run,
     // "resourcequota-controller" => crate::resourcequota::run,
     // "disruption-controller" => crate::disruption::run,
     // "clusterrole-aggregation-controller" => crate::clusterrole::run,
-    // "certificatesigningrequest-approving-controller" => crate::certificates::run_approver,
-    // "certificatesigningrequest-signing-controller" => crate::certificates::run_signer,
-    // "certificatesigningrequest-cleaner-controller" => crate::certificates::run_cleaner,
+    "certificatesigningrequest-approving-controller" => crate::certificates::run_approver,
+    "certificatesigningrequest-signing-controller" => crate::certificates::run_signer,
+    "certificatesigningrequest-cleaner-controller" => crate::certificates::run_cleaner,
 }
 
 /// Runs the controllers until `shutdown`, with stores of their own.
@@ -96,7 +96,7 @@ pub async fn run_with(config: Config, stores: Arc<Stores>, shutdown: Cancellatio
         }
     }
     if let Some(signing) = &config.signing {
-        //crate::certificates::check(signing).map_err(Error::Signing)?;
+        crate::certificates::check(signing).map_err(Error::Signing)?;
     }
     let Some(identity) = config.leader_election_identity.clone() else {
         run_loops(config, stores, Arc::new(SystemClock), shutdown).await;

@@ -4,12 +4,12 @@
 //! Loops meet the cluster only through the Kubernetes API, and share one store per type.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-// mod certificates;
+mod certificates;
 mod claim;
 // mod clusterrole;
 mod config;
 mod context;
-// mod cronjob;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
