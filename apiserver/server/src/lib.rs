@@ -28,6 +28,7 @@ mod negotiate;
 mod object;
 mod openapi;
 pub mod pki;
+mod priority;
 mod protobuf;
 mod query;
 pub mod registry;

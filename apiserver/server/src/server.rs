@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::CACHE_CONTROL;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use skeg_catalog::spec::ResourceSpec;
 use skeg_machinery::status::Status;
 use skeg_storage::Store;
@@ -30,6 +30,7 @@ use crate::handlers;
 use crate::metrics::Metrics;
 use crate::negotiate;
 use crate::openapi::OpenApi;
+use crate::priority::Priorities;
 use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{RequestInfo, UserInfo};
@@ -120,6 +121,7 @@ pub struct Server {
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
+    priorities: Priorities,
     clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     chain: OnceLock<Chain>,
     reads: Semaphore,
@@ -135,6 +137,7 @@ impl Server {
             discovery: Discovery::default(),
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
+            priorities: Priorities::default(),
             clock: config.clock,
             chain: OnceLock::new(),
             reads: Semaphore::new(config.limits.read_in_flight),
@@ -151,6 +154,11 @@ impl Server {
     /// Completes the server; until then every request is a 503. A second call changes nothing.
     pub fn install(&self, chain: Chain) {
         let _ = self.chain.set(chain);
+    }
+
+    /// Keeps up with the flow schemas until the server's shutdown: the one long-lived task of the server itself.
+    pub async fn follow_priorities(self: Arc<Self>) {
+        self.priorities.follow(self.resources(), self.shutdown.clone()).await;
     }
 
     pub fn installed(&self) -> Option<&Chain> {
@@ -192,6 +200,7 @@ impl Server {
         };
         let headers = response.headers_mut();
         headers.insert("audit-id", audit_id);
+        headers.extend(seen.headers);
         if !headers.contains_key(CACHE_CONTROL) {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         }
@@ -216,6 +225,7 @@ impl Server {
         };
         let user = impersonation::impersonate(user, &mut parts.headers, chain.authorizer.as_ref()).await?;
         let long = is_long_running(&info, &query);
+        self.priorities.label(&user, &info, &mut seen.headers);
         let _permit = match long || user.groups.iter().any(|g| g == "system:masters") {
             true => None,
             false => Some(self.permit(&parts.method)?),
@@ -253,6 +263,8 @@ struct Seen {
     verb: String,
     group: String,
     resource: String,
+    /// For the answer, whatever it is.
+    headers: HeaderMap,
     warnings: Arc<Mutex<Vec<String>>>,
 }
 

@@ -53,6 +53,7 @@ pub async fn start(
     chain.paths.insert("/cacerts".to_owned(), Arc::new(Authorities(pki.ca.certificate_pem.clone())));
     server.install(chain);
     edge.start(pki, tasks, shutdown).await?;
+    tasks.spawn(server.clone().follow_priorities());
     Ok(server)
 }
 

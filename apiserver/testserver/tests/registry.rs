@@ -1,0 +1,86 @@
+//! Several versions of one type, and types that come and go at run time.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use serde_json::json;
+use skeg_machinery::GroupResource;
+use skeg_testserver::TestServer;
+
+#[tokio::test]
+async fn each_served_version_shows_the_same_object() {
+    let server = TestServer::start().await;
+    let old = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let new = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let body = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"},
+        "maxReplicas": 5, "targetCPUUtilizationPercentage": 50}});
+    let made = server.post(old, &body).send().await.expect(201);
+    assert_eq!(
+        (&made["apiVersion"], &made["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!("autoscaling/v1"), &json!(50))
+    );
+    let seen = server.get(&format!("{new}/h")).send().await.expect(200);
+    assert_eq!(seen["apiVersion"], "autoscaling/v2");
+    assert_eq!(seen["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 50);
+    assert_eq!(seen["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let patch = json!({"spec": {"maxReplicas": 7}});
+    let patched = server.patch(&format!("{old}/h"), "merge", &patch).send().await.expect(200);
+    assert_eq!((&patched["apiVersion"], &patched["spec"]["maxReplicas"]), (&json!("autoscaling/v1"), &json!(7)));
+    assert_eq!(patched["spec"]["targetCPUUtilizationPercentage"], 50);
+    let list = server.get(old).send().await.expect(200);
+    assert_eq!(list["items"][0]["spec"]["targetCPUUtilizationPercentage"], 50);
+    let mut watch = server.watch(&format!("{old}?watch=true")).stream().await;
+    let (_, object) = watch.event().await;
+    assert_eq!((&object["apiVersion"], &object["spec"]["maxReplicas"]), (&json!("autoscaling/v1"), &json!(7)));
+}
+
+#[tokio::test]
+async fn a_custom_resource_joins_and_leaves_a_running_server() {
+    let server = TestServer::start().await;
+    let path = "/apis/example.com/v1/namespaces/default/gadgets";
+    server.get(path).send().await.expect(404);
+    let mut spec = skeg_catalog::all().into_iter().find(|spec| spec.resource == "configmaps").unwrap();
+    spec.group = "example.com".into();
+    spec.resource = "gadgets".into();
+    spec.singular = "gadget".into();
+    spec.kind = "Gadget".into();
+    spec.list_kind = "GadgetList".into();
+    server.server.registry.add_custom(Arc::new(spec));
+
+    let body = json!({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "g"}, "data": {"a": "b"}});
+    server.post(path, &body).send().await.expect(201);
+    let list = server.get(path).send().await.expect(200);
+    assert_eq!((&list["kind"], &list["items"][0]["kind"]), (&json!("GadgetList"), &json!("Gadget")));
+    let (stored, _) = server.store.get(b"/registry/example.com/gadgets/default/g", None).await.unwrap();
+    assert!(stored.is_some());
+    let groups = server.get("/apis").accept("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let groups = groups.send().await.expect(200);
+    assert!(groups["items"].as_array().unwrap().iter().any(|group| group["metadata"]["name"] == "example.com"));
+    let refused = server.patch(&format!("{path}/g"), "strategic", &json!({})).send().await.expect(415);
+    assert!(!refused["message"].as_str().unwrap().contains("strategic"));
+    let protobuf = server.get(path).accept("application/vnd.kubernetes.protobuf").send().await;
+    assert_eq!(protobuf.status, 406);
+
+    server.server.registry.remove(&GroupResource::from_static("example.com", "gadgets"));
+    server.get(path).send().await.expect(404);
+    assert_eq!(server.get("/apis/example.com").send().await.status, 404);
+}
+
+#[tokio::test]
+async fn objects_are_stored_where_upstream_stores_them() {
+    let server = TestServer::start().await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    server.post("/api/v1/namespaces/default/pods", &pod).send().await.expect(201);
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    server.post("/api/v1/nodes", &node).send().await.expect(201);
+    let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "e"}});
+    server.post("/api/v1/namespaces/default/endpoints", &endpoints).send().await.expect(201);
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}});
+    server.post("/apis/coordination.k8s.io/v1/namespaces/default/leases", &lease).send().await.expect(201);
+    for key in ["pods/default/p", "minions/n", "services/endpoints/default/e", "leases/default/l"] {
+        let (stored, _) = server.store.get(format!("/registry/{key}").as_bytes(), None).await.unwrap();
+        let text = String::from_utf8(stored.expect(key).value.to_vec()).unwrap();
+        assert!(text.starts_with("{\"kind\":\"") && !text.contains("resourceVersion"), "{text}");
+    }
+}
