@@ -321,6 +321,9 @@ impl<D: Decode> Inner<D> {
             }
             page.start_after = response.kvs.last().map(|kv| kv.key.clone());
             if !response.more || page.start_after.is_none() {
+                if out.items.len() < limit {
+                    out.remaining = Some(0);
+                }
                 return Ok(out);
             }
         }
