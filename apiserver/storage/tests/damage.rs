@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use skeg_storage::{Embedded, Op, Options, Precondition, RangeRequest, Store, StoreError};
 
 fn options() -> Options {
@@ -112,7 +113,7 @@ fn named(error: &StoreError) -> Result<bool, String> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flipped_byte_is_found_or_harmless() {
     // Hundreds of stores are opened; none needs a real disk.
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -122,21 +123,28 @@ async fn a_flipped_byte_is_found_or_harmless() {
     assert_eq!(judge(&intact, &wanted).await, Ok(false), "the sample itself must be right");
     let mut wrong = Vec::new();
     let (mut found, mut harmless) = (0, 0);
-    for (file, (path, bytes, _)) in sample.0.iter().enumerate() {
+    let cases = sample.0.iter().enumerate().flat_map(|(file, (path, bytes, _))| {
         // Every byte of a small file's worth of places, spread with a step that shares no factor with record sizes.
         let step = (bytes.len() / 24).max(1) | 1;
-        for offset in (0..bytes.len()).step_by(step) {
-            let root = dir.path().join(format!("{file}-{offset}"));
+        (0..bytes.len()).step_by(step).map(move |offset| (file, path, offset))
+    });
+    let verdicts = cases.map(|(file, path, offset)| {
+        let (root, wanted, sample) = (dir.path().join(format!("{file}-{offset}")), &wanted, &sample);
+        async move {
             sample.write(&root, Some((file, offset)));
             let (judged, wanted) = (root.clone(), wanted.clone());
             let verdict = tokio::spawn(async move { judge(&judged, &wanted).await }).await;
-            match verdict {
-                Ok(Ok(true)) => found += 1,
-                Ok(Ok(false)) => harmless += 1,
-                Ok(Err(what)) => wrong.push(format!("{} at {offset}: {what}", path.display())),
-                Err(panic) => wrong.push(format!("{} at {offset}: {panic}", path.display())),
-            }
             fs::remove_dir_all(root).unwrap();
+            (verdict, format!("{} at {offset}", path.display()))
+        }
+    });
+    // Much of a case is waiting for threads to end.
+    for (verdict, place) in futures::stream::iter(verdicts).buffer_unordered(4).collect::<Vec<_>>().await {
+        match verdict {
+            Ok(Ok(true)) => found += 1,
+            Ok(Ok(false)) => harmless += 1,
+            Ok(Err(what)) => wrong.push(format!("{place}: {what}")),
+            Err(panic) => wrong.push(format!("{place}: {panic}")),
         }
     }
     println!("{found} found, {harmless} harmless");

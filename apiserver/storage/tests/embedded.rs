@@ -88,3 +88,33 @@ async fn watches_end_when_the_store_is_closed() {
     assert!(matches!(watch.next().await, Some(Err(StoreError::Closed))));
     assert!(watch.next().await.is_none());
 }
+
+/// Values that nobody can read any more leave the disk.
+#[tokio::test]
+async fn disk_use_is_bounded_by_what_is_kept() {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let store = Embedded::open(dir.path(), Options { max_history: 100, ..options() }).unwrap();
+    let put = |i: u32| {
+        let done = store.apply(Op::put(format!("/k/{}", i % 100), vec![i as u8; 64 << 10]));
+        async move { done.await.map(drop) }
+    };
+    for done in futures::stream::iter((0..6000).map(put)).buffer_unordered(16).collect::<Vec<_>>().await {
+        done.unwrap();
+    }
+    // 375 MiB were written; some 200 values are kept, 13 MiB, and what the engine has not found worth removing yet.
+    let bytes = size_of(&dir.path().join("data/keyspaces"));
+    assert!(bytes < 192 << 20, "{} MiB", bytes >> 20);
+    assert_eq!(store.count(b"/").await.unwrap(), 100);
+    store.verify().await.unwrap();
+}
+
+fn size_of(path: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(path).unwrap().filter_map(Result::ok);
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => size_of(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0, // the engine removed it meanwhile
+        })
+        .sum()
+}
