@@ -260,7 +260,12 @@ pub fn remove_recorded(data_dir: &Path) {
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if let Some(layout) = layout(&info) {
         for mount in layout.mounts() {
-            remove_tree(&mount.join(root.trim_matches('/')).join("kubepods"));
+            let parent = mount.join(root.trim_matches('/'));
+            remove_tree(&parent.join("kubepods"));
+            if parent != mount {
+                // Ours too, unless somebody else uses it: then it is not empty.
+                let _ = fs::remove_dir(&parent);
+            }
         }
     }
 }

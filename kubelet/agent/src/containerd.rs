@@ -443,6 +443,13 @@ pub async fn teardown(data_dir: &Path) -> Result<(), Error> {
     }
     let _ = fs::remove_file(paths.pid());
     mounts::unmount_beneath(data_dir);
+    let pods = data_dir.join("pods");
+    if !mounts::any_beneath(&pods)
+        && let Err(error) = fs::remove_dir_all(&pods)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        warn!(%error, "pods' directories not removed");
+    }
     cgroup::remove_recorded(data_dir);
     Ok(())
 }

@@ -221,6 +221,28 @@ impl Pods {
             tracing::info!(pod = pod::title(&pod), "taking down a pod that is no longer wanted");
             self.begin(Arc::new(pod), true);
         }
+        self.remove_orphaned_dirs().await;
+    }
+
+    /// Volumes that a crash left of pods that nobody knows any more.
+    async fn remove_orphaned_dirs(&self) {
+        let config = self.agent.config.clone();
+        let known: HashSet<String> = self.handles.keys().cloned().collect();
+        let waiting: HashSet<String> = self.waiting.values().map(|p| pod::uid(p).to_string()).collect();
+        let removal = tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(config.data_dir.join("pods")).into_iter().flatten().flatten() {
+                let uid = entry.file_name().to_string_lossy().into_owned();
+                if !known.contains(&uid)
+                    && !waiting.contains(&uid)
+                    && let Err(error) = crate::volumes::tear_down(&config, &uid)
+                {
+                    tracing::warn!(uid, %error, "orphaned volumes not removed");
+                }
+            }
+        });
+        if let Err(error) = removal.await {
+            tracing::warn!(%error, "orphaned volumes not looked for");
+        }
     }
 
     async fn set_statics(&mut self, list: Vec<Pod>) {

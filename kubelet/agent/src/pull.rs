@@ -204,7 +204,9 @@ impl Puller {
 }
 
 fn present(image: v1::Image) -> Present {
-    Present { id: image.id, user: ImageUser { uid: image.uid.map(|v| v.value), name: image.username } }
+    // An image that names nobody runs as root.
+    let root = image.username.is_empty().then_some(0);
+    Present { id: image.id, user: ImageUser { uid: image.uid.map(|v| v.value).or(root), name: image.username } }
 }
 
 fn go_millis(duration: std::time::Duration) -> String {

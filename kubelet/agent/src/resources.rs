@@ -251,7 +251,7 @@ mod tests {
             .enumerate()
             .map(|(i, (requests, limits))| {
                 let parse = |text: &str| -> serde_json::Value {
-                    text.split_whitespace().filter_map(|kv| kv.split_once('=')).map(|(k, v)| (k, v)).collect()
+                    text.split_whitespace().filter_map(|kv| kv.split_once('=')).collect()
                 };
                 serde_json::json!({"name": format!("c{i}"), "resources": {"requests": parse(requests), "limits": parse(limits)}})
             })

@@ -2,7 +2,7 @@
 //! failed. The rules are those of upstream's generateAPIPodStatus and pkg/kubelet/status/generate.go.
 
 use crate::observed::{Container as Seen, Observed, State};
-use crate::plan::{Probes, sandbox_changed};
+use crate::plan::{Kind, Probes, sandbox_changed};
 use crate::pod;
 use crate::quantity;
 use crate::resources;
@@ -58,15 +58,20 @@ pub fn pod_status(inputs: &Inputs) -> PodStatus {
     let spec = pod::spec(pod);
     let old = inputs.old;
     let has_init = !pod::init_containers(pod).is_empty();
-    let app = container_statuses(inputs, &spec.containers, old.container_statuses.as_deref(), has_init, false);
-    let init =
-        container_statuses(inputs, pod::init_containers(pod), old.init_container_statuses.as_deref(), has_init, true);
+    let app = container_statuses(inputs, &spec.containers, old.container_statuses.as_deref(), has_init, Kind::App);
+    let init = container_statuses(
+        inputs,
+        pod::init_containers(pod),
+        old.init_container_statuses.as_deref(),
+        has_init,
+        Kind::Init,
+    );
     let ephemeral = container_statuses(
         inputs,
         &pod::ephemeral_containers(pod),
         old.ephemeral_container_statuses.as_deref(),
         has_init,
-        false,
+        Kind::Ephemeral,
     );
     let all: Vec<&ContainerStatus> = init.iter().chain(&app).collect();
     let mut phase = phase(pod, &all, inputs.terminal, any_active_app_started(pod, inputs.observed)).to_string();
@@ -134,8 +139,9 @@ fn container_statuses(
     containers: &[Container],
     old: Option<&[ContainerStatus]>,
     has_init: bool,
-    is_init: bool,
+    kind: Kind,
 ) -> Vec<ContainerStatus> {
+    let is_init = kind == Kind::Init;
     let old: HashMap<&str, &ContainerStatus> = old.unwrap_or_default().iter().map(|s| (s.name.as_str(), s)).collect();
     let mut statuses: Vec<ContainerStatus> = containers
         .iter()
@@ -146,7 +152,10 @@ fn container_statuses(
                 None => absent_status(inputs, container, previous, has_init, is_init),
             };
             waiting_reason(inputs, container, &mut status);
-            readiness(inputs, container, is_init, &mut status);
+            // Nobody waits for an ephemeral container.
+            if kind != Kind::Ephemeral {
+                readiness(inputs, container, is_init, &mut status);
+            }
             status
         })
         .collect();

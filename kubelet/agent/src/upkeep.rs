@@ -79,7 +79,7 @@ pub async fn run(
 
 /// Whether memory and disk are below their thresholds. Pure.
 fn shortages(thresholds: &EvictionThresholds, memory_available: i64, disk: FsUse) -> (bool, bool) {
-    let percent = |part: u64, whole: u64| if whole == 0 { 100 } else { part * 100 / whole };
+    let percent = |part: u64, whole: u64| (part * 100).checked_div(whole).unwrap_or(100);
     let memory = u64::try_from(memory_available).is_ok_and(|available| available < thresholds.memory_available);
     let bytes = disk.available_percent() < u64::from(thresholds.nodefs_available_percent);
     let inodes = percent(disk.inodes_free, disk.inodes) < u64::from(thresholds.nodefs_inodes_free_percent);

@@ -43,8 +43,11 @@ impl Wanted {
     }
 }
 
-/// (time, stream, is partial, text) of a line without its newline.
-fn parse(line: &[u8]) -> Option<(&[u8], &[u8], bool, &[u8])> {
+/// (time, stream, is partial, text).
+type Parts<'a> = (&'a [u8], &'a [u8], bool, &'a [u8]);
+
+/// The parts of a line, without its newline.
+fn parse(line: &[u8]) -> Option<Parts<'_>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let mut parts = line.splitn(4, |b| *b == b' ');
     let (time, stream, tags) = (parts.next()?, parts.next()?, parts.next()?);
