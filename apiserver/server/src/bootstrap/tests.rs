@@ -290,3 +290,117 @@ async fn pods_and_services_are_admitted_as_upstream_admits_them() {
     assert_eq!((status, &created["spec"]["clusterIP"]), (StatusCode::CREATED, &ip));
     std::fs::remove_dir_all(cluster.stop().await).unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_tell_who_one_is_and_what_one_may_do() {
+    let cluster = cluster("reviews").await;
+    let review =
+        |group: &str, kind: &str, spec: Value| json!({"apiVersion": format!("{group}/v1"), "kind": kind, "spec": spec});
+    let (authn, authz) = ("authentication.k8s.io", "authorization.k8s.io");
+    let path = |group: &str, resource: &str| format!("/apis/{group}/v1/{resource}");
+    let whoami = review(authn, "SelfSubjectReview", Value::Null);
+    let scheduler = || Who::Certificate(&cluster.pki.scheduler);
+    let (status, me) = cluster.ask(scheduler(), Method::POST, &path(authn, "selfsubjectreviews"), whoami).await;
+    assert_eq!(status, 201, "{me}");
+    assert_eq!(me["status"]["userInfo"]["username"], "system:kube-scheduler");
+    assert_eq!(me["status"]["userInfo"]["groups"], json!(["system:authenticated"]));
+
+    for (verb, resource, expect) in [("create", "bindings", true), ("delete", "secrets", false)] {
+        let spec = json!({"resourceAttributes": {"namespace": "default", "verb": verb, "resource": resource}});
+        let asked = review(authz, "SelfSubjectAccessReview", spec);
+        let (_, answer) = cluster.ask(scheduler(), Method::POST, &path(authz, "selfsubjectaccessreviews"), asked).await;
+        assert_eq!(answer["status"]["allowed"], expect, "{verb} {resource}: {answer}");
+    }
+    let spec = json!({"user": "system:kube-scheduler", "resourceAttributes": {"verb": "list", "resource": "pods"}});
+    let asked = review(authz, "SubjectAccessReview", spec);
+    let (_, answer) = cluster.admin(Method::POST, &path(authz, "subjectaccessreviews"), asked).await;
+    assert_eq!(answer["status"]["allowed"], true, "{answer}");
+    assert!(answer["status"]["reason"].as_str().unwrap().starts_with("RBAC: allowed by ClusterRoleBinding"));
+    let asked = review(authz, "SelfSubjectRulesReview", json!({"namespace": "default"}));
+    let (_, answer) = cluster.ask(scheduler(), Method::POST, &path(authz, "selfsubjectrulesreviews"), asked).await;
+    let rules = answer["status"]["resourceRules"].as_array().unwrap();
+    assert!(
+        rules.iter().any(|rule| rule["resources"].as_array().unwrap().contains(&json!("pods/binding"))),
+        "{answer}"
+    );
+    std::fs::remove_dir_all(cluster.stop().await).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_bound_gets_a_token_and_is_evicted_within_its_budget() {
+    let cluster = cluster("pod").await;
+    let namespace = "/api/v1/namespaces/default";
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    cluster.admin(Method::POST, &format!("{namespace}/serviceaccounts"), account).await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}});
+    cluster.admin(Method::POST, "/api/v1/nodes", node).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
+                     "spec": {"containers": [{"name": "c", "image": "busybox"}]}});
+    let (_, pod) = cluster.admin(Method::POST, &format!("{namespace}/pods"), pod).await;
+    let target = json!({"apiVersion": "v1", "kind": "Node", "name": "node-a"});
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"}, "target": target});
+    let (status, answer) = cluster.admin(Method::POST, &format!("{namespace}/pods/web/binding"), binding.clone()).await;
+    assert_eq!(status, 201, "{answer}");
+    let (status, again) = cluster.admin(Method::POST, &format!("{namespace}/pods/web/binding"), binding).await;
+    assert_eq!((status, &again["reason"]), (StatusCode::CONFLICT, &json!("Conflict")), "{again}");
+    let bound = cluster.get(&format!("{namespace}/pods/web")).await;
+    assert_eq!(
+        (&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]),
+        (&json!("node-a"), &json!("PodScheduled"))
+    );
+
+    let reference = json!({"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": pod["metadata"]["uid"]});
+    let spec = json!({"audiences": ["vault"], "expirationSeconds": 600, "boundObjectRef": reference});
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+    let patience = Instant::now() + Duration::from_secs(5);
+    let token = loop {
+        let path = format!("{namespace}/serviceaccounts/default/token");
+        let (status, answer) =
+            cluster.ask(Who::Certificate(&cluster.pki.kubelet), Method::POST, &path, request.clone()).await;
+        if status != 201 {
+            // The Node authorizer learns of the binding from its watch; the audience is refused by NodeRestriction.
+            assert_eq!(status, 403, "{answer}");
+            if answer["message"].as_str().unwrap().contains("audience \"vault\" not found in pod spec volume") {
+                break cluster.admin(Method::POST, &path, request).await.1["status"]["token"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned();
+            }
+        }
+        assert!(Instant::now() < patience, "the node is never related to the account");
+    };
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+                        "spec": {"token": token, "audiences": ["vault"]}});
+    let (_, answer) = cluster.admin(Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    let user = &answer["status"]["user"];
+    assert_eq!(
+        (&answer["status"]["audiences"], &user["username"]),
+        (&json!(["vault"]), &json!("system:serviceaccount:default:default")),
+        "{answer}"
+    );
+    assert_eq!(user["extra"]["authentication.kubernetes.io/pod-name"], json!(["web"]));
+    assert_eq!(user["extra"]["authentication.kubernetes.io/node-name"], json!(["node-a"]));
+    assert_eq!(cluster.ask(Who::Token(&token), Method::GET, namespace, Value::Null).await.0, 401);
+
+    let mut running = bound.clone();
+    running["status"] = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    assert_eq!(cluster.admin(Method::PUT, &format!("{namespace}/pods/web/status"), running).await.0, 200);
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b"},
+                        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    let (_, mut budget) = cluster.admin(Method::POST, budgets, budget).await;
+    budget["status"] = json!({"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1});
+    let (status, answer) = cluster.admin(Method::PUT, &format!("{budgets}/b/status"), budget).await;
+    assert_eq!(status, 200, "{answer}");
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "web"}});
+    let path = format!("{namespace}/pods/web/eviction");
+    let (status, refused) = cluster.admin(Method::POST, &path, eviction.clone()).await;
+    assert_eq!(status, 429, "{refused}");
+    assert_eq!(refused["details"]["causes"][0]["reason"], "DisruptionBudget");
+    assert_eq!(cluster.admin(Method::DELETE, &format!("{budgets}/b"), Value::Null).await.0, 200);
+    let (status, answer) = cluster.admin(Method::POST, &path, eviction).await;
+    assert_eq!(status, 201, "{answer}");
+    let evicted = cluster.get(&format!("{namespace}/pods/web")).await;
+    assert!(!evicted["metadata"]["deletionTimestamp"].is_null());
+    std::fs::remove_dir_all(cluster.stop().await).unwrap();
+}
