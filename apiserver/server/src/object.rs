@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use skeg_catalog::spec::VersionSpec;
 use skeg_machinery::codec::json::{self as codec, FieldValidation as CodecValidation, Limits};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
-use skeg_machinery::schema::TypeRef;
+use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
 use skeg_machinery::{header, meta};
 
@@ -64,6 +64,15 @@ pub fn decode_body(
     let (body_version, body_kind) = codec::interpret(body).map_err(|error| error.to_status(None, &kind.kind, body))?;
     if !body_version.is_empty() && body_version != version {
         let sent = GroupVersion::parse(&body_version).map(|gv| gv.to_string()).unwrap_or(body_version);
+        let known = |gvk: &GroupVersionKind| Schema::kubernetes().lookup(gvk).is_some();
+        if !body_kind.is_empty() && GroupVersionKind::parse(&sent, &body_kind).is_ok_and(|gvk| !known(&gvk)) {
+            let version = GroupVersion::parse(&sent).map(|gv| gv.version).unwrap_or_default();
+            return Err(Status::bad_request(format!(
+                "{body_kind} in version {version:?} cannot be handled as a {}: no kind {body_kind:?} is registered for \
+                 version {sent:?} in scheme \"pkg/runtime/scheme.go:111\"",
+                kind.kind
+            )));
+        }
         return Err(Status::bad_request(format!(
             "the API version in the data ({sent}) does not match the expected API version ({})",
             kind.group_version()
@@ -71,8 +80,13 @@ pub fn decode_body(
     }
     if !body_kind.is_empty() && body_kind != kind.kind {
         return Err(Status::bad_request(format!(
-            "{body_kind} in version {:?} cannot be handled as a {}: converting ({body_kind}) to ({}): unknown conversion",
-            kind.version, kind.kind, kind.kind
+            "{body_kind} in version {:?} cannot be handled as a {}: converting ({}.{body_kind}) to ({}.{}): \
+             unknown conversion",
+            kind.version,
+            kind.kind,
+            kind.version,
+            internal_package(&kind.group),
+            kind.kind
         )));
     }
     let decoded = codec::decode(body, ty, codec_validation(validation), Limits::default())
@@ -81,6 +95,14 @@ pub fn decode_body(
     let mut value = decoded.value;
     set_kind(&mut value, kind);
     Ok(value)
+}
+
+/// The name that messages give the internal types of a group.
+fn internal_package(group: &str) -> &str {
+    match group.split('.').next() {
+        None | Some("") => "core",
+        Some(name) => name,
+    }
 }
 
 pub fn set_kind(value: &mut Value, kind: &GroupVersionKind) {
@@ -131,11 +153,7 @@ impl Resource {
         Ok(value)
     }
 
-    fn converted(
-        &self,
-        conversion: Option<&Convert>,
-        value: Value,
-    ) -> Result<Value, Status> {
+    fn converted(&self, conversion: Option<&Convert>, value: Value) -> Result<Value, Status> {
         match conversion {
             None => Ok(value),
             Some(convert) => convert(value)

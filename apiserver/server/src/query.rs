@@ -48,6 +48,11 @@ fn go_int(value: Option<&str>) -> Result<Option<i64>, Status> {
         .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", quote(value))))
 }
 
+/// A resourceVersion, or what Go says about a text that is none.
+pub fn parse_uint(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("strconv.ParseUint: parsing {}: invalid syntax", quote(text)))
+}
+
 /// meta/v1 ListOptions, validated (apimachinery/pkg/apis/meta/internalversion/validation).
 #[derive(Clone, Debug, Default)]
 pub struct ListOptions {
@@ -218,7 +223,7 @@ impl WriteParameters {
                 errors.push(field::Error::not_supported(
                     &Path::new("fieldValidation"),
                     other,
-                    &["", "Ignore", "Warn", "Strict"],
+                    &["", "Ignore", "Strict", "Warn"],
                 ));
                 FieldValidation::Warn
             }

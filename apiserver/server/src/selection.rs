@@ -28,8 +28,8 @@ enum Place {
 impl Selection {
     /// `name` is the one of the path or of `metadata.name=` in the selector; "" for none.
     pub fn of(resource: &Resource, options: &ListOptions, name: &str) -> Result<Selection, Status> {
-        let labels = labels::Selector::parse(&options.label_selector)
-            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let labels =
+            labels::Selector::parse(&options.label_selector).map_err(|error| Status::bad_request(error.to_string()))?;
         let selector =
             fields::Selector::parse(&options.field_selector).map_err(|error| Status::bad_request(error.to_string()))?;
         let mut terms = Vec::with_capacity(selector.requirements.len() + 1);

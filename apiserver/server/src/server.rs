@@ -13,7 +13,7 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request};
 use skeg_catalog::spec::ResourceSpec;
 use skeg_machinery::status::Status;
@@ -179,13 +179,17 @@ impl Server {
     }
 
     /// Answers one request, whatever happens on the way.
-    pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response {
+    pub async fn handle(self: Arc<Self>, mut request: Request<Body>) -> Response {
         let started = Instant::now();
         let audit_id =
             request.headers().get("audit-id").filter(|id| id.len() <= 64).cloned().unwrap_or_else(|| {
                 HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is a header value")
             });
         let query = Query::parse(request.uri().query().unwrap_or(""));
+        // HTTP/2 has the host in the target.
+        if let Some(authority) = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok()) {
+            request.headers_mut().entry(HOST).or_insert(authority);
+        }
         let error_output = negotiate::error_output(request.headers(), &query);
         let mut seen = Seen::default();
         let outcome = AssertUnwindSafe(self.clone().pass(request, query, &mut seen)).catch_unwind().await;

@@ -119,10 +119,12 @@ async fn bodies_of_another_kind_or_version_are_refused() {
     let mut other = config_map("a");
     other["kind"] = json!("Secret");
     server.post(MAPS, &other).send().await.expect(400);
-    let mut version = config_map("a");
-    version["apiVersion"] = json!("v2");
+    let version = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}});
     let refused = server.post(MAPS, &version).send().await.expect(400);
-    assert_eq!(refused["message"], "the API version in the data (v2) does not match the expected API version (v1)");
+    assert_eq!(
+        refused["message"],
+        "the API version in the data (apps/v1) does not match the expected API version (v1)"
+    );
     server.ask(http::Method::POST, MAPS).body("application/json", "{").send().await.expect(400);
     server.ask(http::Method::POST, MAPS).body("application/xml", "<a/>").send().await.expect(415);
 }

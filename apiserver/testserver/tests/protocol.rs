@@ -118,7 +118,8 @@ async fn paths_that_nothing_serves_are_404_and_other_methods_405() {
     let server = TestServer::start().await;
     let unknown = server.get("/api/v1/namespaces/default/gadgets").send().await.expect(404);
     assert_eq!(unknown["message"], "the server could not find the requested resource");
-    server.get("/apis/apps/v9/deployments").send().await.expect(404);
+    assert_eq!(server.get("/apis/apps/v9/deployments").send().await.text(), "404 page not found\n");
+    server.put(MAPS, &map("a")).send().await.expect(405);
     server.get("/api/v1/namespaces/default/nodes").send().await.expect(404);
     server.get(&format!("{MAPS}/a/gadget")).send().await.expect(404);
     assert_eq!(server.get("/gadgets").send().await.text(), "404 page not found\n");

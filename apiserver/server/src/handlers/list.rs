@@ -3,13 +3,14 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeError, Engine};
 use bytes::Bytes;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use serde::{Deserialize, Serialize};
+use skeg_machinery::field::{self, Path};
 use skeg_machinery::status::Status;
 use skeg_storage::StoreError;
 use skeg_storage::cacher::{ListRequest, Read};
@@ -18,7 +19,7 @@ use super::Target;
 use super::table::Pieces;
 use crate::cache::Item;
 use crate::negotiate::{self, Media, Output};
-use crate::query::{EXACT, ListOptions, NOT_OLDER_THAN};
+use crate::query::{EXACT, ListOptions, NOT_OLDER_THAN, parse_uint};
 use crate::respond;
 use crate::selection::Selection;
 use crate::write::store_failure;
@@ -48,12 +49,13 @@ pub fn parse_revision(text: &str) -> Result<Option<u64>, Status> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| {
-        Status::bad_request(format!(
-            "invalid resource version: strconv.ParseUint: parsing {}: invalid syntax",
-            skeg_machinery::text::quote(text)
-        ))
-    })
+    let invalid = |why| Status::bad_request(format!("invalid resource version: {}", invalid_revision(text, why)));
+    parse_uint(text).map(Some).map_err(invalid)
+}
+
+/// What upstream says of a resourceVersion that is no number.
+pub fn invalid_revision(text: &str, why: String) -> String {
+    field::Error::invalid(&Path::new("resourceVersion"), text, why).to_string()
 }
 
 pub async fn serve(target: &Target) -> Result<Response, Status> {
@@ -146,7 +148,14 @@ fn encode_continue(revision: i64, last: &str) -> String {
 /// The revision to read at (`None`: the newest) and the last key of the page before.
 fn decode_continue(token: &str) -> Result<(Option<u64>, String), Status> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| bad(&format!(": {error}")))?;
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+        let at = match error {
+            DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+            DecodeError::InvalidLength(length) => length.saturating_sub(1),
+            DecodeError::InvalidPadding => token.len(),
+        };
+        bad(&format!(": illegal base64 data at input byte {at}"))
+    })?;
     let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|error| bad(&format!(": {error}")))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!(": server does not recognize this encoded version {}", token.v)));

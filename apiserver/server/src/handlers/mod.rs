@@ -56,6 +56,10 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
         return non_resource(call).await;
     }
     let info = &call.info;
+    let served = call.server.registry.snapshot();
+    if served.group(&info.api_group).is_none_or(|g| !g.versions.iter().any(|v| v.version == info.api_version)) {
+        return Ok(respond::plain(StatusCode::NOT_FOUND, "404 page not found\n"));
+    }
     let Some(resource) = call.server.registry.find(&info.api_group, &info.resource) else { return Err(no_such_path()) };
     let Some(version) = resource.spec.versions.iter().position(|v| v.version == info.api_version) else {
         return Err(no_such_path());
@@ -211,6 +215,7 @@ impl Target {
             Verb::Create if by_name && self.subresource().is_none() => Err(method_not_allowed()),
             Verb::Create if self.resource.namespaced() && self.namespace().is_empty() => Err(method_not_allowed()),
             Verb::Create => changes::create(&mut self).await,
+            Verb::Update | Verb::Patch if !by_name => Err(method_not_allowed()),
             Verb::Update => changes::update(&mut self).await,
             Verb::Patch => changes::patch(&mut self).await,
             Verb::Delete => changes::delete(&mut self).await,

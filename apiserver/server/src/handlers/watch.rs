@@ -15,10 +15,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use skeg_catalog::spec::VersionSpec;
 use skeg_machinery::codec::json as codec;
-use skeg_machinery::field::{self, Path};
-use skeg_machinery::gvk::GroupKind;
 use skeg_machinery::status::Status;
-use skeg_machinery::text::quote;
 use skeg_storage::StoreError;
 use skeg_storage::cacher::{CacheEvent, CacheWatch, Read, Start, WatchItem, WatchKind, WatchRequest};
 use tokio::time::Instant;
@@ -30,7 +27,7 @@ use crate::cache::{Decoder, FrameKey, Item};
 use crate::negotiate::{Media, Output, Transform};
 use crate::object;
 use crate::protobuf;
-use crate::query::ListOptions;
+use crate::query::{ListOptions, parse_uint};
 use crate::registry::Resource;
 use crate::selection::Selection;
 use crate::server::Server;
@@ -53,7 +50,7 @@ pub async fn serve(target: &Target) -> Result<Response, Status> {
     let options = ListOptions::from_query(&target.call.query, true)?;
     let resource = &target.resource;
     let selection = Selection::of(resource, &options, target.name())?;
-    let start = starting_point(resource, &options)?;
+    let start = starting_point(&options)?;
     let prefix = resource.list_prefix(target.namespace());
     let index = selection.index();
     let request = WatchRequest {
@@ -90,16 +87,14 @@ struct Beginning {
     initial: bool,
 }
 
-fn starting_point(resource: &Resource, options: &ListOptions) -> Result<Beginning, Status> {
+fn starting_point(options: &ListOptions) -> Result<Beginning, Status> {
     let text = options.resource_version.as_str();
     let requested = match text {
         "" => None,
-        text => Some(text.parse::<u64>().map_err(|_| {
-            let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(text));
-            let error = field::Error::invalid(&Path::new("resourceVersion"), text, why);
-            let kind = GroupKind::new(resource.spec.group.clone(), resource.spec.resource.clone());
-            Status::invalid(&kind, "", &vec![error].into())
-        })?),
+        text => {
+            let failed = |why| Status::failure(500, "", super::list::invalid_revision(text, why));
+            Some(parse_uint(text).map_err(failed)?)
+        }
     };
     let wants_initial = options.send_initial_events;
     let read = match requested {

@@ -102,29 +102,24 @@ impl Write<'_> {
     }
 
     fn check_preconditions(&self, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
-        // Upstream names the kind here, not the resource.
+        let namespace = self.resource.spec.group.is_empty() && self.resource.spec.resource == "namespaces";
+        // Upstream names the kind here, not the resource, but for namespaces.
         let kind = GroupResource::new(self.resource.spec.group.clone(), self.resource.spec.kind.clone());
-        if let Some(uid) = options.uid.as_ref().filter(|uid| *uid != meta::uid(old)) {
-            return Err(Status::conflict(
-                &kind,
-                self.name,
+        let about = if namespace { &self.resource.group_resource } else { &kind };
+        for (what, wanted, live, guess) in [
+            ("UID", &options.uid, meta::uid(old), "deleted and then recreated"),
+            ("ResourceVersion", &options.resource_version, meta::resource_version(old), "modified"),
+        ] {
+            let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != live) else { continue };
+            let why = if namespace {
+                format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}")
+            } else {
                 format!(
-                    "the UID in the precondition ({uid}) does not match the UID in record ({}). \
-                     The object might have been deleted and then recreated",
-                    meta::uid(old)
-                ),
-            ));
-        }
-        if let Some(version) = options.resource_version.as_ref().filter(|v| *v != meta::resource_version(old)) {
-            return Err(Status::conflict(
-                &kind,
-                self.name,
-                format!(
-                    "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record \
-                     ({}). The object might have been modified",
-                    meta::resource_version(old)
-                ),
-            ));
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({live}). \
+                     The object might have been {guess}"
+                )
+            };
+            return Err(Status::conflict(about, self.name, why));
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use super::{OPTIMISTIC_LOCK, Step, Write, bump_generation, managed, store_failur
 use crate::admission::Operation;
 use crate::authz::Decision;
 use crate::object::{self, Stored};
+use crate::query::parse_uint;
 use crate::request::RequestInfo;
 
 /// How the new object comes from the live one.
@@ -67,7 +68,9 @@ impl Write<'_> {
         };
         self.check_namespace(&mut new)?;
         self.check_name(&mut new)?;
-        self.check_uid(&new, &old)?;
+        if matches!(change, Change::Replace(_)) {
+            self.check_uid(&new, &old, &live.key)?;
+        }
         if !matches!(change, Change::Patch(Patch::Apply(_))) {
             managed::track(self, Some(&old_seen), &mut new);
         }
@@ -91,12 +94,17 @@ impl Write<'_> {
         Step { operation: Operation::Update, name: self.name, old: Some(old), options: &self.parameters.options }
     }
 
-    fn check_uid(&self, new: &Value, old: &Value) -> Result<(), Status> {
+    /// The uid in a PUT is a precondition; in a patch it is a change that validation refuses.
+    fn check_uid(&self, new: &Value, old: &Value, key: &[u8]) -> Result<(), Status> {
         let (wanted, live) = (meta::uid(new), meta::uid(old));
         if wanted.is_empty() || wanted == live {
             return Ok(());
         }
-        Err(self.conflict(format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {live}")))
+        Err(self.conflict(format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+             UID in precondition: {wanted}, UID in object meta: {live}",
+            String::from_utf8_lossy(key)
+        )))
     }
 
     fn check_resource_version(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
@@ -116,6 +124,9 @@ impl Write<'_> {
                 self.resource.spec.resource.clone(),
             );
             return Err(Status::invalid(&kind, self.name, &errors));
+        }
+        if let Err(why) = parse_uint(given) {
+            return Err(Status::failure(500, "", why));
         }
         if given != live {
             return Err(self.conflict(OPTIMISTIC_LOCK));
