@@ -127,7 +127,6 @@ impl Pods {
             }
             None => self.begin(Arc::new(pod), false),
         }
-        self.class_shares();
     }
 
     fn class_shares(&self) {
@@ -159,6 +158,7 @@ impl Pods {
         let reporter = Reporter::start(self.agent.clone(), &pod);
         let worker = Worker::new(self.agent.clone(), rx, wake, reporter);
         self.handles.insert(uid.clone(), Handle { desired: tx });
+        self.class_shares();
         self.workers.spawn(async move {
             worker.run().await;
             uid

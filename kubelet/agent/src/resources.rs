@@ -195,6 +195,27 @@ pub fn container_resources(
     }
 }
 
+/// Which of `cpu` and `memory` two sets of cgroup values differ in.
+pub fn differences(a: &LinuxContainerResources, b: &LinuxContainerResources) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    if a.cpu_shares != b.cpu_shares || a.cpu_quota != b.cpu_quota {
+        names.push("cpu");
+    }
+    if a.memory_limit_in_bytes != b.memory_limit_in_bytes {
+        names.push("memory");
+    }
+    names
+}
+
+/// Whether a change of these resources needs the container to be restarted.
+pub fn resize_restarts(container: &Container, changed: &[&str]) -> bool {
+    container
+        .resize_policy
+        .iter()
+        .flatten()
+        .any(|policy| policy.restart_policy == "RestartContainer" && changed.contains(&policy.resource_name.as_str()))
+}
+
 /// `2MB` of cgroups as `2Mi` of the API.
 fn api_size(size: &str) -> String {
     size.trim_end_matches('B').to_string() + "i"
@@ -278,6 +299,20 @@ mod tests {
         assert_eq!((both.cpu_request, both.cpu_limit, both.memory_limit), (300, Some(2000), Some(3 << 20)));
         let one = totals(&pod(&[("", "cpu=1"), ("", "")]));
         assert_eq!((one.cpu_limit, one.memory_limit), (None, None));
+    }
+
+    #[test]
+    fn a_resize_restarts_only_where_its_policy_says() {
+        let container: Container = serde_json::from_value(serde_json::json!({"name": "c", "resizePolicy": [
+            {"resourceName": "cpu", "restartPolicy": "NotRequired"},
+            {"resourceName": "memory", "restartPolicy": "RestartContainer"}]}))
+        .unwrap();
+        let old = LinuxContainerResources { cpu_shares: 10, memory_limit_in_bytes: 5, ..Default::default() };
+        let cpu = LinuxContainerResources { cpu_shares: 20, ..old.clone() };
+        let memory = LinuxContainerResources { memory_limit_in_bytes: 6, ..old.clone() };
+        assert_eq!(differences(&old, &old), Vec::<&str>::new());
+        assert!(!resize_restarts(&container, &differences(&old, &cpu)));
+        assert!(resize_restarts(&container, &differences(&old, &memory)));
     }
 
     #[test]

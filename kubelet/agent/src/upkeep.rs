@@ -189,6 +189,7 @@ async fn rotate(agent: &Agent, path: &Path, id: &str) -> std::io::Result<()> {
 /// Removes dead containers but the newest of each name and the one before, and sandboxes that were replaced.
 async fn remove_dead(agent: &Agent) {
     for view in agent.all_pods() {
+        let mut removed = false;
         let mut kept: HashMap<&str, usize> = HashMap::new();
         let newest: Vec<&str> = {
             let mut names: Vec<&str> = Vec::new();
@@ -215,6 +216,7 @@ async fn remove_dead(agent: &Agent) {
                     tracing::debug!(id = container.id, %error, "dead container not removed");
                     continue;
                 }
+                removed = true;
                 // Its log, and the rotated ones of it, go with it.
                 let _ = std::fs::remove_file(&container.log_path);
             }
@@ -225,6 +227,14 @@ async fn remove_dead(agent: &Agent) {
             }
             if let Err(error) = agent.runtime.remove_pod_sandbox(&sandbox.id).await {
                 tracing::debug!(id = sandbox.id, %error, "old sandbox not removed");
+            }
+            removed = true;
+        }
+        if removed {
+            // Its worker has to see that they are gone.
+            let index = agent.index.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(wake) = index.get(pod::uid(&view.pod)) {
+                wake.notify.notify_one();
             }
         }
     }

@@ -21,11 +21,14 @@ use crate::pod;
 use crate::probes::{ProbeSet, Target};
 use crate::references::{self, Held};
 use crate::report::{Report, Reporter};
+use crate::resources;
 use crate::status::{self, Reasons};
 use crate::volumes::payload::Sources;
 use crate::volumes::{self, Volumes};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use skeg_cri::v1::LinuxContainerResources;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -85,6 +88,8 @@ pub struct Worker {
     /// Everything of it has been taken down.
     torn_down: bool,
     deadline_hit: Option<Forced>,
+    /// Cgroup values in force, by container id.
+    applied: HashMap<String, LinuxContainerResources>,
 }
 
 /// How long a failed step waits at first, and at most.
@@ -115,6 +120,7 @@ impl Worker {
             finished: false,
             torn_down: false,
             deadline_hit: None,
+            applied: HashMap::new(),
         }
     }
 
@@ -276,7 +282,11 @@ impl Worker {
             list.retain(|c| c.type_ != "DisruptionTarget");
             list.push(condition);
         }
-        self.status = made;
+        // A pod that came to its end long ago and of which the runtime knows nothing more: what was said stays said.
+        let stale = pod::is_terminal(&desired.pod) && self.observed.containers.is_empty();
+        if !stale {
+            self.status = made;
+        }
         let view = PodView {
             pod: desired.pod.clone(),
             observed: self.observed.clone(),
@@ -321,6 +331,9 @@ impl Worker {
             Ok(()) => self.mount_failures = 0,
             Err(step) => return step,
         }
+        if plan.actions.is_empty() && self.resize(&pod).await {
+            return Step::Again;
+        }
         let mut memory = Memory { reasons: &mut self.reasons, backoff: &mut self.backoff };
         let observed = (*self.observed).clone();
         let performing = perform::perform(&self.agent, &pod, &plan, observed, &self.volumes, &mut memory);
@@ -337,6 +350,53 @@ impl Worker {
         let token = self.agent.tokens.next_refresh(pod::uid(&pod)).await;
         let times = [outcome.retry, token, self.deadline(&pod)];
         Step::Wait(times.into_iter().flatten().min())
+    }
+
+    /// Changes limits of running containers to what the spec says now; says whether anything was changed.
+    async fn resize(&mut self, pod: &Pod) -> bool {
+        let machine = &self.agent.machine;
+        let observed = self.observed.clone();
+        self.applied.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
+        let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
+        for container in pod::spec(pod).containers.iter().chain(sidecars) {
+            let Some(seen) = observed.container(&container.name).filter(|c| c.state == State::Running) else {
+                continue;
+            };
+            let wanted = resources::container_resources(pod, container, machine.memory, &machine.hugepages);
+            // What was created by this agent has what the spec said then; older runtimes cannot tell.
+            let known = self.applied.get(&seen.id).or(seen.resources.as_ref());
+            let changed = known.map(|known| resources::differences(known, &wanted)).unwrap_or_default();
+            if changed.is_empty() {
+                self.applied.entry(seen.id.clone()).or_insert(wanted);
+                continue;
+            }
+            if resources::resize_restarts(container, &changed) {
+                let text = format!("Container {} resize requires restart", container.name);
+                let reason = plan::KillReason::Changed;
+                kill::container(&self.agent, pod, &observed, &seen.id, &container.name, &text, reason, None).await;
+                return true;
+            }
+            self.resize_cgroup(pod);
+            match self.agent.runtime.update_container_resources(&seen.id, wanted.clone()).await {
+                Ok(()) => {
+                    // The pod's own limit may only shrink after its containers'.
+                    self.resize_cgroup(pod);
+                    self.applied.insert(seen.id.clone(), wanted);
+                    return true;
+                }
+                Err(error) => {
+                    let text = format!("Error resizing container {}: {error}", container.name);
+                    self.agent.recorder.pod(pod, Type::Warning, "ResizeError", text);
+                }
+            }
+        }
+        false
+    }
+
+    fn resize_cgroup(&self, pod: &Pod) {
+        if let Some(Err(error)) = self.agent.cgroups.as_ref().map(|cgroups| cgroups.ensure_pod(pod)) {
+            tracing::debug!(pod = pod::title(pod), %error, "pod cgroup not resized");
+        }
     }
 
     /// Waits until the pod network is up, or something else happens.

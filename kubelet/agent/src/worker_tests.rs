@@ -208,3 +208,24 @@ async fn running_containers_are_adopted_not_restarted() {
     let touched = ["RunPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "StopPodSandbox"];
     assert!(!calls.iter().any(|(op, _)| touched.contains(op)), "{calls:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn limits_change_without_a_restart() {
+    let bench = bench("resize", one("Always"), |_| {});
+    bench.until("running", |v| Bench::phase(v) == "Running").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _ = bench.fake.take_calls();
+    let mut pod = (*bench.desired.borrow().pod).clone();
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers[0].resources =
+        serde_json::from_value(serde_json::json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}})).unwrap();
+    bench.desired.send_modify(|d| d.pod = Arc::new(pod));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let calls = bench.fake.take_calls();
+    assert_eq!(
+        calls.iter().filter(|(op, _)| *op == "UpdateContainerResources").count(),
+        1,
+        "once, then it is as wanted"
+    );
+    assert!(!calls.iter().any(|(op, _)| *op == "StopContainer"));
+}
