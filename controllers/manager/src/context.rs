@@ -51,7 +51,6 @@ macro_rules! controllers {
 controllers! {
     "namespace-controller" => crate::namespace::run,
     "serviceaccount-controller" => crate::serviceaccount::run,
-    // "serviceaccount-token-controller" => crate::tokens::run,
     "root-ca-certificate-publisher-controller" => crate::rootca::run,
     "replicaset-controller" => crate::replicaset::run,
     "replicationcontroller-controller" => crate::replicaset::run_replication,
@@ -69,9 +68,6 @@ controllers! {
     "cronjob-controller" => crate::cronjob::run,
     "ttl-after-finished-controller" => crate::ttlafterfinished::run,
     "pod-garbage-collector-controller" => crate::podgc::run,
-    // "resourcequota-controller" => crate::resourcequota::run,
-    // "disruption-controller" => crate::disruption::run,
-    // "clusterrole-aggregation-controller" => crate::clusterrole::run,
     "certificatesigningrequest-approving-controller" => crate::certificates::run_approver,
     "certificatesigningrequest-signing-controller" => crate::certificates::run_signer,
     "certificatesigningrequest-cleaner-controller" => crate::certificates::run_cleaner,

@@ -23,11 +23,6 @@ pub fn template_hash(template: &Value, collisions: Option<i64>) -> String {
     safe_encode(&fnv1a(text.bytes()).to_string())
 }
 
-/// A random name suffix, as the server's name generator makes them.
-pub fn random_suffix() -> String {
-    (0..5).map(|_| char::from(ALPHABET[usize::from(rand::random::<u8>()) % ALPHABET.len()])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,14 +6,12 @@
 
 mod certificates;
 mod claim;
-// mod clusterrole;
 mod config;
 mod context;
 mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
-// mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
@@ -27,14 +25,12 @@ mod nodelifecycle;
 mod podgc;
 mod pods;
 mod replicaset;
-// mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod statefulset;
 mod tainteviction;
-// #[cfg(test)]
-// mod testing;
-// mod tokens;
+#[cfg(test)]
+mod testing;
 mod ttlafterfinished;
 
 pub use config::{Config, NAMES, Signing};

@@ -21,6 +21,7 @@ pub struct Meta {
     /// 0 where there is none. Versions of one type are comparable (KEP-5504).
     #[serde(deserialize_with = "number")]
     pub resource_version: u64,
+    #[serde(deserialize_with = "null_default")]
     pub generation: i64,
     #[serde(deserialize_with = "shared_pairs")]
     pub labels: Pairs,

@@ -199,7 +199,14 @@ impl<S: Sink> Reflector<S> {
             }
             _ => {}
         }
-        let object: S::Item = serde_json::from_str(event.object.get()).map_err(undecodable)?;
+        let object: S::Item = match serde_json::from_str(event.object.get()) {
+            Ok(object) => object,
+            Err(error) => {
+                // One odd object must not keep us from seeing all the others.
+                tracing::warn!(resource = %self.source.resource.plural, %error, "skipped an object that cannot be read");
+                return Ok(None);
+            }
+        };
         let version = S::meta(&object).resource_version;
         match (arriving.as_mut(), event.kind) {
             (Some(items), "ADDED" | "MODIFIED") => items.push(object),

@@ -125,3 +125,15 @@ fn traffic_distribution_becomes_hints() {
         assert_eq!((hints.for_zones.len(), hints.for_nodes.len()), (zones, nodes), "{policy}");
     }
 }
+
+#[test]
+fn a_placeholder_left_behind_is_removed() {
+    let service = service(json!({}));
+    let empty = wanted(&service, &[], node);
+    let mut slices = applied(Vec::new(), pack(&empty, &[]));
+    let full = wanted(&service, &[pod(0, true)], node);
+    let Some(made) = pack(&full, &[]).pop() else { panic!() };
+    slices = applied(slices, vec![made]);
+    let left = slices[0].metadata.name.clone();
+    assert_eq!(pack(&full, &slices), [Action::Delete(left)]);
+}
