@@ -235,9 +235,14 @@ pub fn int_or_percent_value(value: &Value) -> i64 {
 
 pub use skeg_machinery::quantity::of as quantity;
 
-/// Whether a selector with the labels in `selector` (matchLabels and matchExpressions) takes `labels`; `None` where the
-/// selector does not parse.
+/// Whether a LabelSelector takes `labels`; `None` where the selector does not parse. An absent one takes nothing.
 pub fn selects(selector: &Value, labels: &Value) -> Option<bool> {
+    if selector.is_null() {
+        return Some(false);
+    }
+    if !rules::label_selector(selector, false, &Path::root()).is_empty() {
+        return None;
+    }
     let has = |key: &str| labels.member("", key);
     let mut good = selector.entries("matchLabels").all(|(key, value)| has(key) == value.as_str());
     for expression in selector.list("matchExpressions") {
@@ -254,7 +259,9 @@ pub fn selects(selector: &Value, labels: &Value) -> Option<bool> {
     Some(good)
 }
 
-/// Whether a LabelSelector has no requirement.
+/// Whether a LabelSelector takes everything: it is there and has no requirement.
 pub fn selector_empty(selector: &Value) -> bool {
-    selector.map("matchLabels").is_none_or(serde_json::Map::is_empty) && selector.list("matchExpressions").is_empty()
+    !selector.is_null()
+        && selector.map("matchLabels").is_none_or(serde_json::Map::is_empty)
+        && selector.list("matchExpressions").is_empty()
 }

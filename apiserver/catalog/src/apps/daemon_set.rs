@@ -113,11 +113,10 @@ fn check(set: &Value) -> ErrorList {
     let spec = set.at("spec");
     let (selector, template) = (spec.at("selector"), spec.at("template"));
     e.selector(&path.child("selector"), selector);
-    // An absent selector selects nothing.
-    if selector.is_null() || selects(selector, template.at("metadata.labels")) == Some(false) {
+    if selects(selector, template.at("metadata.labels")) == Some(false) {
         mismatch(&mut e, &path.child("template"), template.at("metadata.labels"));
     }
-    if !selector.is_null() && selector_empty(selector) {
+    if selector_empty(selector) {
         e.invalid(&path.child("selector"), selector.clone(), "empty selector is invalid for daemonset");
     }
     podspec::template(&mut e, &path.child("template"), template);

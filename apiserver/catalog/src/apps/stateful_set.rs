@@ -1,5 +1,7 @@
 //! StatefulSets.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
@@ -141,11 +143,12 @@ fn effective_template(spec: &Value) -> Value {
     for member in ["spec.subdomain", "spec.hostname"] {
         template.remove(member);
     }
-    let claims: Vec<&str> = spec.list("volumeClaimTemplates").iter().map(|claim| claim.text("metadata.name")).collect();
+    let claims: BTreeSet<&str> =
+        spec.list("volumeClaimTemplates").iter().map(|claim| claim.text("metadata.name")).collect();
     if !claims.is_empty() {
         let mut volumes: Vec<Value> =
             claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
-        let own = template.list("spec.volumes").iter().filter(|volume| !claims.contains(&volume.text("name")));
+        let own = template.list("spec.volumes").iter().filter(|volume| !claims.contains(volume.text("name")));
         volumes.extend(own.cloned());
         template.set("spec.volumes", volumes);
     }

@@ -45,12 +45,18 @@ pub fn horizontal_pod_autoscaler() -> ResourceSpec {
         .rules(Rules {
             defaults,
             create: |_, object| object.set("status", json!({"desiredReplicas": 0, "currentMetrics": null})),
-            check,
-            check_update: |object, _| check(object),
+            check: |object| check(object, None),
+            check_update: |object, old| check(object, Some(old)),
             generation: Generation::Never,
             ..Rules::BASE
         })
         .build()
+}
+
+/// Four fifths of the CPU that the pods ask for.
+pub fn default_metric() -> Value {
+    let target = json!({"type": "Utilization", "averageUtilization": 80});
+    json!({"type": "Resource", "resource": {"name": "cpu", "target": target}})
 }
 
 fn defaults(version: &str, object: &mut Value) {
@@ -59,8 +65,7 @@ fn defaults(version: &str, object: &mut Value) {
         return;
     }
     if object.list("spec.metrics").is_empty() {
-        let target = json!({"type": "Utilization", "averageUtilization": 80});
-        object.set("spec.metrics", json!([{"type": "Resource", "resource": {"name": "cpu", "target": target}}]));
+        object.set("spec.metrics", json!([default_metric()]));
     }
     let Some(behavior) = object.at_mut("spec.behavior") else { return };
     let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
@@ -72,7 +77,7 @@ fn defaults(version: &str, object: &mut Value) {
     behavior.default_to("scaleDown.policies", json!([percent]));
 }
 
-fn check(object: &Value) -> ErrorList {
+fn check(object: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = object.at("spec");
@@ -89,7 +94,17 @@ fn check(object: &Value) -> ErrorList {
     if min.is_some_and(|min| max < min) {
         e.invalid(&at, max, "must be greater than or equal to `minReplicas`");
     }
-    reference(&mut e, &path.child("scaleTargetRef"), spec.at("scaleTargetRef"));
+    let target = spec.at("scaleTargetRef");
+    let kept = |old: &Value| {
+        let before = old.at("spec.scaleTargetRef");
+        ["apiVersion", "kind"].iter().all(|member| before.text(member) == target.text(member))
+    };
+    let version = match old {
+        Some(old) if kept(old) => Version::Unchecked,
+        _ if target.text("kind") == "ReplicationController" => Version::Any,
+        _ => Version::Grouped,
+    };
+    reference(&mut e, &path.child("scaleTargetRef"), target, version);
     for (index, metric) in spec.list("metrics").iter().enumerate() {
         check_metric(&mut e, &path.child("metrics").index(index), metric);
     }
@@ -102,16 +117,30 @@ fn check(object: &Value) -> ErrorList {
     e
 }
 
-fn reference(e: &mut ErrorList, path: &Path, target: &Value) {
+/// What the apiVersion of a reference may be.
+#[derive(PartialEq, Eq)]
+enum Version {
+    Unchecked,
+    Any,
+    /// Not of the core group.
+    Grouped,
+}
+
+fn reference(e: &mut ErrorList, path: &Path, target: &Value, rule: Version) {
     for member in ["kind", "name"] {
         if e.need(&path.child(member), target.text(member)) {
             e.path_segment(&path.child(member), target.text(member));
         }
     }
     let version = target.text("apiVersion");
+    if rule == Version::Unchecked {
+        return;
+    }
     if version.matches('/').count() > 1 {
         let detail = format!("unexpected GroupVersion string: {version}");
         e.invalid(&path.child("apiVersion"), version, detail);
+    } else if rule == Version::Grouped && version.split_once('/').is_none_or(|(group, _)| group.is_empty()) {
+        e.invalid(&path.child("apiVersion"), version, "apiVersion must specify API group");
     }
 }
 
@@ -187,7 +216,7 @@ fn source(e: &mut ErrorList, path: &Path, source: &Value, kind: &str) {
     let target = source.at("target");
     let at = path.child("target");
     match kind {
-        "object" => reference(e, &path.child("describedObject"), source.at("describedObject")),
+        "object" => reference(e, &path.child("describedObject"), source.at("describedObject"), Version::Any),
         "resource" if source.text("name").is_empty() => {
             e.required(&path.child("name"), "must specify a resource name");
         }

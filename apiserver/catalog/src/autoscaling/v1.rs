@@ -57,6 +57,9 @@ fn to_v1(mut object: Value) -> Value {
     if let Some(target) = cpu.first().and_then(|metric| metric.opt_int("resource.target.averageUtilization")) {
         object.set("spec.targetCPUUtilizationPercentage", target);
     }
+    if object.has("status") {
+        object.default_to("status.currentReplicas", 0);
+    }
     if let Some(percent) = percent {
         object.set("status.currentCPUUtilizationPercentage", percent);
     }
@@ -80,9 +83,11 @@ fn to_v2(mut object: Value) -> Value {
     }
     object.remove("spec.targetCPUUtilizationPercentage");
     object.remove("status.currentCPUUtilizationPercentage");
-    if !metrics.is_empty() {
-        object.set("spec.metrics", metrics);
+    if metrics.is_empty() {
+        // What v1 means by saying nothing.
+        metrics.push(super::default_metric());
     }
+    object.set("spec.metrics", metrics);
     if let Some(behavior) = behavior.filter(Value::is_object) {
         object.set("spec.behavior", behavior);
     }

@@ -45,17 +45,15 @@ pub fn spec() -> ResourceSpec {
                 if let Some(spec) = job.at_mut("spec") {
                     job_spec::set_defaults(spec);
                 }
-                let labels = job.at("spec.template.metadata.labels").clone();
-                if !labels.is_null() && job.entries("metadata.labels").count() == 0 {
-                    job.set("metadata.labels", labels);
-                }
             },
             create: |_, job| {
                 job.set("status", json!({}));
                 if !job.flag("spec.manualSelector") {
                     generate_selector(job);
                 }
+                own_labels(job);
             },
+            update: |_, job, _| own_labels(job),
             check: |job| check(job, true),
             check_update,
             warn: name_warning,
@@ -63,6 +61,14 @@ pub fn spec() -> ResourceSpec {
             ..Rules::BASE
         })
         .build()
+}
+
+/// A job without labels has those of its pods, with the generated ones.
+fn own_labels(job: &mut Value) {
+    let labels = job.at("spec.template.metadata.labels").clone();
+    if !labels.is_null() && job.entries("metadata.labels").count() == 0 {
+        job.set("metadata.labels", labels);
+    }
 }
 
 /// Labels and a selector that no other job has.
@@ -92,7 +98,7 @@ fn check(job: &Value, prefixed: bool) -> ErrorList {
         e.selector(&path.child("selector"), spec.at("selector"));
     }
     let labels = spec.at("template.metadata.labels");
-    if spec.has("selector") && selects(spec.at("selector"), labels) == Some(false) {
+    if selects(spec.at("selector"), labels) == Some(false) {
         mismatch(&mut e, &path.child("template"), labels);
     }
     if spec.text("completionMode") == "Indexed" && spec.int("completions") > 0 {

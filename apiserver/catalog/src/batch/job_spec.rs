@@ -182,7 +182,7 @@ fn exit_codes(e: &mut ErrorList, path: &Path, requirement: &Value, names: &BTree
     let at = path.child("values");
     let values: Vec<i64> = requirement.list("values").iter().filter_map(Value::as_i64).collect();
     if values.is_empty() {
-        e.invalid(&at, json!([]), "at least one value is required");
+        e.invalid(&at, requirement.at("values").clone(), "at least one value is required");
     } else if values.len() > 255 {
         e.add(Error::too_many(&at, values.len() as i64, 255));
     }
@@ -284,8 +284,7 @@ fn parse_interval(text: &str, completions: i64) -> Result<(i64, i64), String> {
     }
     let mut bounds = Vec::new();
     for part in parts {
-        let number: i64 =
-            part.parse::<i32>().map_err(|_| format!("cannot convert string to integer for index: {part:?}"))?.into();
+        let number: i64 = part.parse().map_err(|_| format!("cannot convert string to integer for index: {part:?}"))?;
         if number >= completions {
             return Err(format!("too large index: {part:?}"));
         }

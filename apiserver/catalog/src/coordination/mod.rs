@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 use skeg_machinery::field::{ErrorList, Path};
-use skeg_machinery::validation as rules;
 
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, Table, name, text};
-use crate::json::Read;
+use crate::json::{Read, Write};
 use crate::rules::Rules;
 use crate::spec::ResourceSpec;
 
@@ -20,6 +19,11 @@ pub fn lease() -> ResourceSpec {
         .rules(Rules {
             check,
             check_update: |lease, _| check(lease),
+            // Coordinated leader election is off.
+            defaults: |_, lease| {
+                lease.remove("spec.strategy");
+                lease.remove("spec.preferredHolder");
+            },
             create_on_update: true,
             unconditional_update: false,
             ..Rules::PLAIN
@@ -36,18 +40,6 @@ fn check(lease: &Value) -> ErrorList {
     }
     if let Some(count) = spec.opt_int("leaseTransitions").filter(|count| *count < 0) {
         e.invalid(&path.child("leaseTransitions"), count, "must be greater than or equal to 0");
-    }
-    let strategy = spec.opt_text("strategy");
-    if let Some(strategy) = strategy {
-        let at = path.child("strategy").child("strategy");
-        if strategy.contains('/') {
-            e.each(&at, strategy, rules::is_qualified_name(strategy));
-        } else if strategy != "OldestEmulationVersion" {
-            e.not_supported(&at, strategy, &["OldestEmulationVersion"]);
-        }
-    }
-    if !spec.text("preferredHolder").is_empty() && strategy.unwrap_or("").is_empty() {
-        e.forbidden(&path.child("preferredHolder"), "may only be specified if `strategy` is defined");
     }
     e
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 use skeg_machinery::quantity::Quantity;
+use skeg_machinery::validation as rules;
 
 use super::podspec::resources;
 use crate::builder::Def;
@@ -53,8 +54,10 @@ fn check(range: &Value) -> ErrorList {
     for (index, item) in range.list("spec.limits").iter().enumerate() {
         let at = Path::new("spec").child("limits").index(index);
         let kind = item.text("type");
-        e.qualified_name(&at.child("type"), kind);
-        if !kind.contains('/') && !kind.is_empty() && !KINDS.contains(&kind) {
+        let problems = rules::is_qualified_name(kind);
+        let readable = problems.is_empty();
+        e.each(&at.child("type"), kind, problems);
+        if readable && !kind.contains('/') && !KINDS.contains(&kind) {
             e.invalid(&at.child("type"), kind, "must be a standard limit type or fully qualified");
         }
         if !seen.insert(kind) {

@@ -48,7 +48,12 @@ pub fn spec() -> ResourceSpec {
                 node.remove("status.config");
             },
             check,
-            update: |_, node, old| node.copy_from("status", old),
+            update: |_, node, old| {
+                node.copy_from("status", old);
+                if !old.has("spec.configSource") {
+                    node.remove("spec.configSource");
+                }
+            },
             check_update: |node, old| {
                 let mut e = check(node);
                 e.all(check_update(node, old));
@@ -102,6 +107,35 @@ fn taints(e: &mut ErrorList, node: &Value) {
     }
 }
 
+/// Names of features in order, each once.
+fn declared_features(e: &mut ErrorList, node: &Value) {
+    const FORM: &str = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., \
+        MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes";
+    let features = node.texts("status.declaredFeatures");
+    for (index, feature) in features.iter().enumerate() {
+        let at = Path::new("status").child("declaredFeatures").index(index);
+        let camel = feature.starts_with(|first: char| first.is_ascii_uppercase())
+            && feature.split('/').all(|part| {
+                part.starts_with(|first: char| first.is_ascii_alphabetic())
+                    && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            });
+        if feature.len() > 253 {
+            let detail = format!("invalid feature name {feature:?}: must be no more than 253 characters");
+            e.invalid(&at, *feature, detail);
+        } else if !camel {
+            e.invalid(&at, *feature, format!("invalid feature name {feature:?}: {FORM}"));
+        }
+        if let Some(next) = features.get(index + 1) {
+            let at = Path::new("status").child("declaredFeatures").index(index + 1);
+            if feature == next {
+                e.duplicate(&at, *next);
+            } else if feature > next {
+                e.invalid(&at, *next, "list must be sorted alphabetically");
+            }
+        }
+    }
+}
+
 fn amounts(e: &mut ErrorList, node: &Value) {
     for list in ["capacity", "allocatable"] {
         for (name, value) in node.at("status").entries(list) {
@@ -114,6 +148,7 @@ fn check(node: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     taints(&mut e, node);
     amounts(&mut e, node);
+    declared_features(&mut e, node);
     let path = Path::new("spec").child("podCIDRs");
     let cidrs = node.texts("spec.podCIDRs");
     for (index, cidr) in cidrs.iter().enumerate() {
@@ -132,6 +167,7 @@ fn check(node: &Value) -> ErrorList {
 fn check_update(node: &Value, old: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     amounts(&mut e, node);
+    declared_features(&mut e, node);
     let addresses = node.list("status.addresses");
     for (index, address) in addresses.iter().enumerate() {
         if addresses[..index].contains(address) {

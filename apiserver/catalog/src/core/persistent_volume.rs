@@ -72,9 +72,14 @@ fn defaults(_: &str, volume: &mut Value) {
     volume.default_zero("spec.persistentVolumeReclaimPolicy", "Retain");
     volume.default_to("spec.volumeMode", "Filesystem");
     if let Some(spec) = volume.at_mut("spec") {
-        storage_source(spec);
-        super::podspec::defaults::round_list(spec, "capacity");
+        source_defaults(spec);
     }
+}
+
+/// Defaults inside a PersistentVolumeSpec, wherever it is.
+pub fn source_defaults(spec: &mut Value) {
+    storage_source(spec);
+    super::podspec::defaults::round_list(spec, "capacity");
 }
 
 fn check(volume: &Value) -> ErrorList {
@@ -206,7 +211,8 @@ fn source(e: &mut ErrorList, path: &Path, spec: &Value, volume: &str) {
         if !spec.has(member) {
             continue;
         }
-        if !first {
+        // Upstream counts a flexVolume without asking what was before it.
+        if !first && *member != "flexVolume" {
             e.forbidden(&path.child(second), ONE_TYPE);
             continue;
         }

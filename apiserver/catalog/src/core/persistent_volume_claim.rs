@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
+use skeg_machinery::quantity::Quantity;
 use skeg_machinery::validation as rules;
 
 use super::persistent_volume::{access_modes, class, modes, or_unset, phase};
@@ -41,14 +42,14 @@ pub fn spec() -> ResourceSpec {
             defaults: |_, claim| default_claim(claim),
             create: |_, claim| {
                 claim.set("status", json!({"phase": "Pending"}));
-                data_sources(claim);
+                data_sources(claim, &Value::Null);
             },
             check: |claim| {
                 let mut e = ErrorList::new();
                 validate_spec(&mut e, &Path::new("spec"), claim.at("spec"));
                 e
             },
-            update: |_: &Context<'_>, claim, _| data_sources(claim),
+            update: |_: &Context<'_>, claim, old| data_sources(claim, old),
             check_update,
             generation: Generation::Never,
             ..Rules::BASE
@@ -65,8 +66,21 @@ pub fn default_claim(claim: &mut Value) {
     }
 }
 
-/// Either data source field says what the other does not.
-fn data_sources(claim: &mut Value) {
+/// Either data source field says what the other does not. A new source that `dataSource` cannot have is ignored, as is
+/// one of another namespace.
+fn data_sources(claim: &mut Value, old: &Value) {
+    if !claim.text("spec.dataSourceRef.namespace").is_empty() && !old.has("spec.dataSourceRef") {
+        claim.remove("spec.dataSourceRef");
+    }
+    let source = claim.at("spec.dataSource");
+    let possible = matches!(
+        (source.text("apiGroup"), source.text("kind")),
+        ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+    );
+    let used = old.has("spec.dataSource") || old.has("spec.dataSourceRef");
+    if !possible && !used && !claim.has("spec.dataSourceRef") {
+        claim.remove("spec.dataSource");
+    }
     if claim.has("spec.dataSource") && !claim.has("spec.dataSourceRef") {
         let source = claim.at("spec.dataSource").clone();
         claim.set("spec.dataSourceRef", source);
@@ -105,7 +119,8 @@ pub fn validate_spec(e: &mut ErrorList, path: &Path, spec: &Value) {
         }
     }
     let (source, reference) = (spec.at("dataSource"), spec.at("dataSourceRef"));
-    let shown = path.child("dataSource").to_string();
+    // Upstream shows a path object, which has no public member.
+    let shown = json!({});
     if !reference.text("namespace").is_empty() {
         if !source.is_null() {
             e.invalid(path, shown, "may not be specified when dataSourceRef.namespace is specified");
@@ -170,12 +185,9 @@ fn check_update(claim: &Value, old: &Value) -> ErrorList {
         );
         e.forbidden(&path, detail);
     }
-    let size = |claim: &Value, path: &str| quantity(claim.at(path));
-    let (want, had) = (size(claim, "spec.resources.requests.storage"), size(old, "spec.resources.requests.storage"));
-    if let (Some(want), Some(had)) = (want, had)
-        && want < had
-        && size(old, "status.capacity.storage").is_some_and(|capacity| want <= capacity)
-    {
+    let size = |claim: &Value, path: &str| quantity(claim.at(path)).unwrap_or_else(Quantity::zero);
+    let want = size(claim, "spec.resources.requests.storage");
+    if want < size(old, "spec.resources.requests.storage") && want <= size(old, "status.capacity.storage") {
         let at = path.child("resources").child("requests").child("storage");
         e.forbidden(&at, "field can not be less than status.capacity");
     }

@@ -78,10 +78,11 @@ fn grace(pod: &Value, requested: Option<i64>) -> Option<i64> {
     })
 }
 
-fn create(_: &Context<'_>, pod: &mut Value) {
+fn create(ctx: &Context<'_>, pod: &mut Value) {
     pod.set("status", json!({"phase": "Pending", "qosClass": qos(pod.at("spec"))}));
     if !pod.list("spec.schedulingGates").is_empty() {
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "lastTransitionTime": ctx.now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
             "message": "Scheduling is blocked due to non-empty scheduling gates"});
         pod.set("status.conditions", json!([condition]));
     }
@@ -126,7 +127,7 @@ pub fn qos(spec: &Value) -> &'static str {
     };
     let mut any = false;
     let mut guaranteed = true;
-    let all: Vec<&Value> = if spec.has("resources.limits") || spec.has("resources.requests") {
+    let all: Vec<&Value> = if spec.has("resources") {
         vec![spec.at("resources")]
     } else {
         spec.list("containers").iter().chain(spec.list("initContainers")).map(|c| c.at("resources")).collect()
@@ -201,7 +202,11 @@ fn check_update(pod: &Value, old: &Value) -> ErrorList {
             return e;
         }
     }
+    let faults = e.len();
     deadline_change(&mut e, &path, pod, old);
+    if e.len() > faults {
+        return e;
+    }
     for toleration in old.list("spec.tolerations") {
         let mut plain = toleration.clone();
         plain.remove("tolerationSeconds");

@@ -43,6 +43,12 @@ pub fn endpoint_slice() -> ResourceSpec {
                     port.default_to("protocol", "TCP");
                 });
             },
+            create: |_, slice| slice.each("endpoints", drop_topology),
+            update: |_, slice, old| {
+                if !same(slice.at("endpoints"), old.at("endpoints")) {
+                    slice.each("endpoints", drop_topology);
+                }
+            },
             check: |slice| check(slice, None),
             check_update: |slice, old| {
                 let mut e = check(slice, Some(old));
@@ -53,6 +59,11 @@ pub fn endpoint_slice() -> ResourceSpec {
             ..Rules::PLAIN
         })
         .build()
+}
+
+/// A field of v1beta1 that v1 does not write.
+fn drop_topology(endpoint: &mut Value) {
+    endpoint.remove("deprecatedTopology");
 }
 
 fn check(slice: &Value, old: Option<&Value>) -> ErrorList {

@@ -224,7 +224,7 @@ pub fn ingress_class() -> ResourceSpec {
             check_update: |class, old| {
                 let mut e = ErrorList::new();
                 let at = Path::new("spec").child("controller");
-                e.immutable(&at, class.at("spec.controller"), old.at("spec.controller"));
+                e.immutable(&at, &class.text("spec.controller").into(), &old.text("spec.controller").into());
                 e.all(check_class(class));
                 e
             },

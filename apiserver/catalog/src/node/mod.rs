@@ -23,6 +23,7 @@ pub fn runtime_class() -> ResourceSpec {
             check_update: |class, old| {
                 let mut e = ErrorList::new();
                 e.immutable(&Path::new("handler"), class.at("handler"), old.at("handler"));
+                e.all(check(class));
                 e
             },
             create_on_update: true,

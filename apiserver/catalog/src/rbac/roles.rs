@@ -5,7 +5,7 @@ use skeg_machinery::field::{ErrorList, Path};
 
 use super::GROUP;
 use crate::builder::Def;
-use crate::check::Report;
+use crate::check::{Report, selects};
 use crate::columns;
 use crate::json::Read;
 use crate::names;
@@ -39,6 +39,9 @@ fn check_cluster(role: &Value) -> ErrorList {
         }
         for (index, selector) in selectors.iter().enumerate() {
             e.selector(&at.index(index), selector);
+            if selects(selector, &Value::Null).is_none() {
+                e.invalid(&at.index(index), Value::Null, "invalid label selector.");
+            }
         }
     }
     e

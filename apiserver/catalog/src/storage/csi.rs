@@ -51,6 +51,8 @@ pub fn driver() -> ResourceSpec {
         })
         .rules(Rules {
             defaults: |_, driver| {
+                // A feature that is off.
+                driver.remove("spec.preventPodSchedulingIfMissing");
                 driver.default_to("spec.attachRequired", true);
                 for member in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
                     driver.default_to(&format!("spec.{member}"), false);
@@ -191,16 +193,9 @@ pub fn storage_capacity() -> ResourceSpec {
             },
         })
         .rules(Rules {
-            check: |capacity| {
-                let mut e = ErrorList::new();
-                e.selector(&Path::new("nodeTopology"), capacity.at("nodeTopology"));
-                let class = capacity.text("storageClassName");
-                e.each(&Path::new("storageClassName"), class, names::subdomain(class, false));
-                negative(&mut e, &Path::new("capacity"), capacity.at("capacity"));
-                e
-            },
+            check: check_capacity,
             check_update: |capacity, old| {
-                let mut e = ErrorList::new();
+                let mut e = check_capacity(capacity);
                 for member in ["nodeTopology", "storageClassName"] {
                     if !same(capacity.at(member), old.at(member)) {
                         e.invalid(&Path::new(member), capacity.at(member).clone(), IMMUTABLE);
@@ -212,4 +207,13 @@ pub fn storage_capacity() -> ResourceSpec {
             ..Rules::PLAIN
         })
         .build()
+}
+
+fn check_capacity(capacity: &Value) -> ErrorList {
+    let mut e = ErrorList::new();
+    e.selector(&Path::new("nodeTopology"), capacity.at("nodeTopology"));
+    let class = capacity.text("storageClassName");
+    e.each(&Path::new("storageClassName"), class, names::subdomain(class, false));
+    negative(&mut e, &Path::new("capacity"), capacity.at("capacity"));
+    e
 }

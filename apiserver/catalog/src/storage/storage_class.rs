@@ -47,7 +47,7 @@ pub fn storage_class() -> ResourceSpec {
             },
             check: check_class,
             check_update: |class, old| {
-                let mut e = ErrorList::new();
+                let mut e = check_class(class);
                 for member in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
                     e.immutable(&Path::new(member), class.at(member), old.at(member));
                 }

@@ -7,7 +7,7 @@ use super::GROUP;
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, Table, boolean, name, text};
-use crate::core::persistent_volume::validate_spec;
+use crate::core::persistent_volume::{source_defaults, validate_spec};
 use crate::core::podspec::volumes::csi_driver_name;
 use crate::json::{Read, Write};
 use crate::names;
@@ -34,6 +34,11 @@ pub fn spec() -> ResourceSpec {
             },
         })
         .rules(Rules {
+            defaults: |_, attachment| {
+                if let Some(spec) = attachment.at_mut("spec.source.inlineVolumeSpec") {
+                    source_defaults(spec);
+                }
+            },
             create: |_, attachment| attachment.set("status", json!({"attached": false})),
             check,
             check_update: |attachment, old| {

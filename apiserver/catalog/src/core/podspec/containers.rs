@@ -99,9 +99,17 @@ pub fn ephemeral(e: &mut ErrorList, path: &Path, around: &Around<'_>) {
         if !target.is_empty() && !others.contains(target) {
             e.not_found(&at.child("targetContainerName"), target);
         }
-        for member in
-            ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy"]
-        {
+        for member in [
+            "ports",
+            "resources",
+            "resizePolicy",
+            "restartPolicy",
+            "restartPolicyRules",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+            "lifecycle",
+        ] {
             let value = container.at(member);
             let set = match value {
                 Value::Null => false,
@@ -304,10 +312,7 @@ pub fn field_ref(e: &mut ErrorList, path: &Path, reference: &Value, plain: &[&st
         None => KNOWN.contains(&field) || field == "spec.host",
     };
     if reference.text("apiVersion") != "v1" {
-        let detail = format!(
-            "error converting fieldPath: pod field label conversion not supported for version: {}",
-            reference.text("apiVersion")
-        );
+        let detail = format!("error converting fieldPath: unsupported pod version: {}", reference.text("apiVersion"));
         e.invalid(&path.child("fieldPath"), field, detail);
         return;
     }

@@ -1,14 +1,18 @@
 //! Defaults of pods and pod templates (pkg/apis/core/v1/defaults.go and its generated callers). Templates get all but
 //! what is a Pod's alone: requests from limits, service links, host ports.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use skeg_machinery::quantity::Quantity;
 
+use super::resources::{aggregate, is_huge};
 use crate::check::quantity;
 use crate::json::{Read, Write};
 
 /// Defaults of `spec` at a PodSpec, in a template as in a pod.
 pub fn pod_spec(spec: &mut Value) {
+    drop_disabled(spec);
     spec.default_zero("dnsPolicy", "ClusterFirst");
     spec.default_zero("restartPolicy", "Always");
     spec.default_to("securityContext", json!({}));
@@ -107,32 +111,77 @@ fn requests_from_limits(holder: &mut Value, path: &str) {
     }
 }
 
-/// Pod-level requests: what the containers ask for together, else the pod-level limit.
+/// Pod-level huge page limits are those of the containers; pod-level requests are what the containers ask for
+/// together, else the pod-level limit.
 fn pod_level_resources(spec: &mut Value) {
-    let Some(limits) = spec.at("resources").map("limits").filter(|limits| !limits.is_empty()).cloned() else {
-        return;
-    };
-    let mut added = Vec::new();
-    for (name, limit) in &limits {
-        if spec.at("resources").map("requests").is_some_and(|map| map.contains_key(name)) {
-            continue;
-        }
-        if !(name == "cpu" || name == "memory" || name.starts_with("hugepages-")) {
-            continue;
-        }
-        let total =
-            if name.starts_with("hugepages-") { None } else { super::resources::aggregate(spec, "requests", name) };
-        added.push((name.clone(), total.map_or_else(|| limit.clone(), |total| total.to_string().into())));
-    }
-    if added.is_empty() {
+    let stated = |spec: &Value, list: &str| spec.at("resources").map(list).is_some_and(|map| !map.is_empty());
+    if !stated(spec, "limits") && !stated(spec, "requests") {
         return;
     }
-    if !spec.has("resources.requests") {
-        spec.set("resources.requests", json!({}));
+    let huge: BTreeSet<String> = spec
+        .list("containers")
+        .iter()
+        .chain(spec.list("initContainers"))
+        .flat_map(|container| container.entries("resources.limits"))
+        .filter(|(name, _)| is_huge(name) && !has_amount(spec, "requests", name))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for name in huge {
+        default_total(spec, "limits", &name);
     }
-    if let Some(requests) = spec.at_mut("resources.requests").and_then(Value::as_object_mut) {
-        requests.extend(added);
+    if !stated(spec, "limits") {
+        return;
     }
+    for name in ["cpu", "memory"] {
+        default_total(spec, "requests", name);
+    }
+    for (name, limit) in spec.map("resources.limits").cloned().unwrap_or_default() {
+        if (name == "cpu" || name == "memory" || is_huge(&name)) && !has_amount(spec, "requests", &name) {
+            add_amount(spec, "requests", &name, limit);
+        }
+    }
+}
+
+fn has_amount(spec: &Value, list: &str, name: &str) -> bool {
+    spec.at("resources").map(list).is_some_and(|map| map.contains_key(name))
+}
+
+fn add_amount(spec: &mut Value, list: &str, name: &str, amount: Value) {
+    let path = format!("resources.{list}");
+    if !spec.has(&path) {
+        spec.set(&path, json!({}));
+    }
+    if let Some(amounts) = spec.at_mut(&path).and_then(Value::as_object_mut) {
+        amounts.insert(name.to_owned(), amount);
+    }
+}
+
+fn default_total(spec: &mut Value, list: &str, name: &str) {
+    if has_amount(spec, list, name) {
+        return;
+    }
+    if let Some(total) = aggregate(spec, list, name) {
+        add_amount(spec, list, name, total.to_string().into());
+    }
+}
+
+/// Fields of features that are off are as if they had not been sent (pkg/api/pod/util.go).
+fn drop_disabled(spec: &mut Value) {
+    spec.remove("schedulingGroup");
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        spec.each(list, |container| {
+            container.remove("lifecycle.stopSignal");
+            if container.map("lifecycle").is_some_and(serde_json::Map::is_empty) {
+                container.remove("lifecycle");
+            }
+        });
+    }
+    spec.each("volumes", |volume| {
+        volume.each("projected.sources", |source| {
+            source.remove("clusterTrustBundle");
+            source.remove("podCertificate");
+        });
+    });
 }
 
 pub fn container(container: &mut Value) {
@@ -195,12 +244,25 @@ fn pull_policy(image: &str) -> &'static str {
         Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
         _ => (name, None),
     };
-    let path = match repository.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" || host.to_lowercase() != host => path,
-        _ => repository,
+    let label = |part: &str| {
+        part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && part.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+            && part.as_bytes().last().is_some_and(u8::is_ascii_alphanumeric)
     };
-    let readable = !path.is_empty()
-        && path.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte));
+    let (host, path) = match repository.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" || host.to_lowercase() != host => {
+            (host.split(':').next().unwrap_or(""), path)
+        }
+        _ => ("localhost", repository),
+    };
+    let readable = (host.starts_with('[') || host.split('.').all(label))
+        && (1..=255).contains(&path.len())
+        && path.split('/').all(|part| {
+            let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            part.bytes().all(|byte| plain(&byte) || b"._-".contains(&byte))
+                && part.as_bytes().first().is_some_and(plain)
+                && part.as_bytes().last().is_some_and(plain)
+        });
     match tag {
         _ if !readable => "IfNotPresent",
         Some("latest") => "Always",
@@ -303,6 +365,7 @@ mod tests {
             ("nginx@sha256:abc", "IfNotPresent"),
             ("nginx:latest@sha256:abc", "Always"),
             ("Nginx", "IfNotPresent"),
+            ("../nginx", "IfNotPresent"),
             ("", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), expected, "{image}");

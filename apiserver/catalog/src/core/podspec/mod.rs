@@ -91,7 +91,7 @@ pub fn spec(e: &mut ErrorList, path: &Path, spec: &Value, pod: Pod<'_>) {
     containers::regular(e, &path.child("containers"), &around);
     containers::init(e, &path.child("initContainers"), &around);
     containers::ephemeral(e, &path.child("ephemeralContainers"), &around);
-    resources::pod_level(e, &path.child("resources"), spec);
+    resources::pod_level(e, &path.child("resources"), spec, &around.claims);
     host_network_ports(e, path, spec, pod);
     e.one_of(&path.child("restartPolicy"), spec.text("restartPolicy"), &["Always", "OnFailure", "Never"]);
     let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];

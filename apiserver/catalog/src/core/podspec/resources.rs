@@ -231,7 +231,7 @@ fn claim_names(e: &mut ErrorList, path: &Path, claims: &[Value], known: &BTreeSe
 }
 
 /// Pod-level resources against what they are and what the containers ask for.
-pub fn pod_level(e: &mut ErrorList, path: &Path, spec: &Value) {
+pub fn pod_level(e: &mut ErrorList, path: &Path, spec: &Value, claims: &BTreeSet<&str>) {
     let resources = spec.at("resources");
     if resources.is_null() {
         return;
@@ -244,11 +244,19 @@ pub fn pod_level(e: &mut ErrorList, path: &Path, spec: &Value) {
         e.forbidden(&path.child("claims"), "claims may not be set for Resources at pod-level");
     }
     requirements(e, path, resources, pod_name);
+    claim_names(e, &path.child("claims"), resources.list("claims"), claims);
     for (name, value) in resources.entries("requests") {
         let (Some(total), Some(requested)) = (aggregate(spec, "requests", name), quantity(value)) else { continue };
         if total > requested {
             let detail = format!("must be greater than or equal to aggregate container requests of {total}");
             e.invalid(&path.child("requests").key(name), requested.to_string(), detail);
+        }
+    }
+    for (name, value) in resources.entries("limits").filter(|(name, _)| is_huge(name)) {
+        let (Some(total), Some(limit)) = (aggregate(spec, "limits", name), quantity(value)) else { continue };
+        if total > limit {
+            let detail = format!("must be greater than or equal to aggregate container limits of {total}");
+            e.invalid(&path.child("limits").key(name), limit.to_string(), detail);
         }
     }
     for (index, container) in spec.list("containers").iter().enumerate() {

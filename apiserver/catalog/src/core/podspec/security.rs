@@ -183,6 +183,15 @@ fn windows_options(e: &mut ErrorList, path: &Path, options: &Value) {
         } else if user.len() > 104 {
             e.invalid(&at, name, "runAsUserName's User length must not be longer than 104 characters");
         }
+        if parts.len() <= 2 && !user.is_empty() && user.chars().all(|char| char == '.' || char == ' ') {
+            e.invalid(&at, name, "runAsUserName's User cannot contain only periods or spaces");
+        }
+        if parts.len() <= 2
+            && user.contains(['"', '/', ':', ';', '|', '=', ',', '+', '*', '?', '<', '>', '@', '[', ']'])
+        {
+            let detail = r#"runAsUserName's User cannot contain the following characters: "/\:;|=,+*?<>@[]"#;
+            e.invalid(&at, name, detail);
+        }
     }
 }
 

@@ -53,7 +53,7 @@ const SOURCES: &[(&str, Source, &str, &str)] = &[
     ("scaleIO", |e, p, v| need(e, p, v, &["gateway", "system", "volumeName"]), "scaleIO", "scaleIO"),
     ("csi", csi, "csi", "csi"),
     ("ephemeral", ephemeral, "ephemeral", "ephemeral"),
-    ("image", |_, _, _| {}, "image", "image"),
+    ("image", image, "image", "image"),
 ];
 
 /// The good volumes by name.
@@ -75,6 +75,9 @@ pub fn validate<'a>(
         let name = volume.text("name");
         let mut found = ErrorList::new();
         source(&mut found, &at, volume, owner);
+        if pod.is_pod && volume.has("image") && found.is_empty() {
+            found.need(&at.child("image").child("reference"), volume.text("image.reference"));
+        }
         if found.need(&at.child("name"), name) {
             found.dns_label(&at.child("name"), name);
         }
@@ -139,7 +142,9 @@ fn empty_dir(e: &mut ErrorList, path: &Path, source: &Value) {
 
 pub fn host_path(e: &mut ErrorList, path: &Path, source: &Value) {
     let target = source.text("path");
-    e.need(&path.child("path"), target);
+    if !e.need(&path.child("path"), target) {
+        return;
+    }
     no_backsteps(e, &path.child("path"), target);
     let types = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     e.one_of_set(&path.child("type"), source.opt_text("type"), &types);
@@ -318,6 +323,10 @@ pub fn fibre_channel(e: &mut ErrorList, path: &Path, source: &Value) {
     }
 }
 
+fn image(e: &mut ErrorList, path: &Path, source: &Value) {
+    e.one_of(&path.child("pullPolicy"), source.text("pullPolicy"), &["Always", "IfNotPresent", "Never"]);
+}
+
 pub fn flex(e: &mut ErrorList, path: &Path, source: &Value) {
     need(e, path, source, &["driver"]);
     for (key, _) in source.entries("options") {
@@ -356,7 +365,9 @@ pub fn storage_os(e: &mut ErrorList, path: &Path, source: &Value, persistent: bo
 }
 
 pub fn csi_driver_name(e: &mut ErrorList, path: &Path, driver: &str) {
-    e.need(path, driver);
+    if !e.need(path, driver) {
+        return;
+    }
     if driver.len() > 63 {
         e.add(Error::too_long(path, 63));
     }
