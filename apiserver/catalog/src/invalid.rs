@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::json::Write;
+use crate::json::{Read, Write};
 use crate::tests::{create, fixture, named, to_storage, update};
 
 fn lines(errors: &skeg_machinery::field::ErrorList) -> Vec<String> {
@@ -440,5 +440,41 @@ fn storage() {
         "storageclasses.storage.k8s.io",
         &[("provisioner", json!("example.com/slow"))],
         &["provisioner: Invalid value: \"example.com/slow\": field is immutable"],
+    );
+}
+
+#[test]
+fn what_is_ignored_and_added() {
+    let spec = named("persistentvolumeclaims");
+    let mut claim = fixture(&spec);
+    claim.set("spec.dataSource", json!({"kind": "Recipe", "name": "soup"}));
+    let (claim, errors) = create(&spec, claim);
+    assert!(errors.is_empty() && claim.at("spec.dataSource").is_null(), "{errors:?} {claim}");
+
+    let spec = named("jobs.batch");
+    let mut job = fixture(&spec);
+    job.remove("metadata.labels");
+    let (job, _) = create(&spec, job);
+    assert_eq!(job.at("metadata.labels"), job.at("spec.template.metadata.labels"));
+    assert_eq!(job.text("metadata.labels.job-name"), job.text("metadata.name"));
+
+    let spec = named("pods");
+    let mut pod = fixture(&spec);
+    pod.set("spec.schedulingGroup", json!({"podGroupName": "g"}));
+    spec.strategy.default("v1", &mut pod);
+    assert!(pod.at("spec.schedulingGroup").is_null());
+}
+
+#[test]
+fn autoscalers() {
+    refused(
+        "horizontalpodautoscalers.autoscaling",
+        &[("spec.scaleTargetRef.apiVersion", json!("v1"))],
+        &["spec.scaleTargetRef.apiVersion: Invalid value: \"v1\": apiVersion must specify API group"],
+    );
+    refused(
+        "horizontalpodautoscalers.autoscaling",
+        &[("spec.scaleTargetRef", json!({"apiVersion": "v1", "kind": "ReplicationController", "name": "web"}))],
+        &[],
     );
 }
