@@ -27,6 +27,10 @@ pub struct Config {
     pub root_ca_pem: String,
     /// --cluster-signing-cert-file and -key-file; `None`: requests are not signed.
     pub signing: Option<Signing>,
+    /// --service-account-private-key-file (PEM), for token Secrets; `None`: they are not filled.
+    pub service_account_key_pem: Option<String>,
+    /// The issuer in those tokens.
+    pub service_account_issuer: String,
     /// --controllers: `*`, `name`, `-name`.
     pub controllers: Vec<String>,
     /// --terminated-pod-gc-threshold; 0: never.
@@ -46,6 +50,8 @@ impl Default for Config {
             node_cidr_mask_size_ipv6: 64,
             root_ca_pem: String::new(),
             signing: None,
+            service_account_key_pem: None,
+            service_account_issuer: "kubernetes/serviceaccount".to_owned(),
             controllers: vec!["*".to_owned()],
             terminated_pod_gc_threshold: 12500,
             node_monitor_grace_period: std::time::Duration::from_secs(50),

@@ -51,6 +51,7 @@ macro_rules! controllers {
 controllers! {
     "namespace-controller" => crate::namespace::run,
     "serviceaccount-controller" => crate::serviceaccount::run,
+    "serviceaccount-token-controller" => crate::tokens::run,
     "root-ca-certificate-publisher-controller" => crate::rootca::run,
     "replicaset-controller" => crate::replicaset::run,
     "replicationcontroller-controller" => crate::replicaset::run_replication,

@@ -31,6 +31,7 @@ mod statefulset;
 mod tainteviction;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod ttlafterfinished;
 
 pub use config::{Config, NAMES, Signing};

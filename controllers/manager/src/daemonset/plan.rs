@@ -247,8 +247,11 @@ fn manage(
     }
 }
 
+/// (updated, outdated).
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 /// The one updated and the one outdated pod of a node; `None` if there are more.
-fn pair<'a>(ds: &DaemonSet, hash: &str, pods: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn pair<'a>(ds: &DaemonSet, hash: &str, pods: &[&'a Arc<Pod>]) -> Option<Pair<'a>> {
     let alive = pods.iter().copied().filter(|p| !p.metadata.deleting());
     let (new, old): (Vec<_>, Vec<_>) = alive.partition(|p| updated(ds, p, hash));
     (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))

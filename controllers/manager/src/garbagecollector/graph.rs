@@ -47,9 +47,6 @@ impl Graph {
     pub fn get(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
     }
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
     /// The uids of one resource's objects.
     pub fn of(&self, resource: &Resource) -> Vec<Str> {
         let real = self.nodes.iter().filter(|(_, n)| n.resource.as_deref() == Some(resource));

@@ -106,7 +106,10 @@ pub fn canonical(value: &Value) -> Value {
                 sorted
                     .into_iter()
                     .map(|(k, v)| (k.clone(), canonical(v)))
-                    .filter(|(k, v)| !v.is_null() && !(k == "metadata" && v.as_object().is_some_and(|o| o.is_empty())))
+                    .filter(|(k, v)| {
+                        let bare = k == "metadata" && v.as_object().is_some_and(|o| o.is_empty());
+                        !v.is_null() && !bare
+                    })
                     .collect(),
             )
         }
