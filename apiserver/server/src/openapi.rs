@@ -1,4 +1,5 @@
-//! /openapi/v3: the index and one document per group version, derived from the registry.
+//! /openapi/v3: the index and one document per group version, derived from the registry. /openapi/v2: one document of
+//! all of them, as JSON and as protobuf.
 //!
 //! A document is made when first asked for and kept compressed. Its hash is that of what it is derived from, so that the
 //! index costs no documents.
@@ -19,8 +20,9 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use skeg_catalog::spec::{Subresource, Verb};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
-use skeg_machinery::openapi::{self, ResourcePaths, SubresourcePaths};
+use skeg_machinery::openapi::{self, Encoding, ResourcePaths, SubresourcePaths};
 use skeg_machinery::status::Status;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::discovery::verb_name;
 use crate::health::GIT_VERSION;
@@ -28,13 +30,24 @@ use crate::negotiate;
 use crate::query::Query;
 use crate::registry::{Resource, Snapshot};
 
-/// Compressed documents by hash, of whatever registry generation.
+/// Compressed documents: of v3 by hash, of whatever registry generation; of v2 those of the generation last asked for.
 #[derive(Default)]
 pub struct OpenApi {
     documents: Mutex<HashMap<String, Bytes>>,
+    v2: Mutex<V2Documents>,
+}
+
+#[derive(Default)]
+struct V2Documents {
+    hash: String,
+    by_encoding: HashMap<Encoding, Bytes>,
 }
 
 const ROOT: &str = "/openapi/v3";
+const V2: &str = "/openapi/v2";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What clients ask for it by; no media type, so that it is never answered.
+const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// Answers an OpenAPI path; `None` when `path` is none.
 pub fn serve(
@@ -44,6 +57,9 @@ pub fn serve(
     headers: &HeaderMap,
     query: &Query,
 ) -> Option<Result<Response, Status>> {
+    if path == V2 {
+        return Some(Ok(v2(openapi, snapshot, headers)));
+    }
     let below = path.strip_prefix(ROOT)?;
     if below.is_empty() {
         return Some(Ok(index(snapshot, headers)));
@@ -75,7 +91,7 @@ fn index(snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     }
     let body = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree serializes");
     let etag = format!("\"{:X}\"", Sha512::digest(&body));
-    let unchanged = headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == etag.as_bytes());
+    let unchanged = has_already(headers, &etag);
     let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(body) });
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -149,8 +165,7 @@ fn document(
         return response;
     }
     let hash = hash(gv, resources);
-    let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("a hash in quotes is a header value");
-    response.headers_mut().insert(ETAG, etag.clone());
+    let etag = insert_etag(&mut response, &hash);
     match query.get("hash") {
         None | Some("") => {}
         Some(wanted) if wanted != hash => {
@@ -168,11 +183,28 @@ fn document(
         }
     }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if headers.get(IF_NONE_MATCH).is_some_and(|tag| *tag == etag) {
+    if has_already(headers, &etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
     let compressed = openapi.compressed(&hash, || openapi::v3_document(gv, resources));
+    insert_body(&mut response, compressed, headers);
+    response
+}
+
+fn insert_etag(response: &mut Response, hash: &str) -> String {
+    let etag = format!("\"{hash}\"");
+    response.headers_mut().insert(ETAG, HeaderValue::from_str(&etag).expect("a hash in quotes is a header value"));
+    etag
+}
+
+/// Whether the client's copy, of which it names the ETag, is the current one.
+fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    let tags = headers.get(IF_NONE_MATCH).and_then(|tags| tags.to_str().ok()).unwrap_or("");
+    tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+fn insert_body(response: &mut Response, compressed: Bytes, headers: &HeaderMap) {
     if negotiate::accepts_gzip(headers) {
         response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         *response.body_mut() = Body::from(compressed);
@@ -181,19 +213,95 @@ fn document(
         GzDecoder::new(&compressed[..]).read_to_end(&mut plain).expect("what was compressed here decompresses");
         *response.body_mut() = Body::from(plain);
     }
+}
+
+/// The document of everything. Its ETag is that of both encodings, as upstream's is.
+fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    let Some(encoding) = v2_encoding(headers) else {
+        *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+        return response;
+    };
+    let sources = v2_sources(snapshot);
+    let hashes: Vec<String> = sources.iter().map(|(gv, resources)| hash(gv, resources)).collect();
+    let hash = format!("{:X}", Sha512::digest(hashes.join(" ")));
+    let etag = insert_etag(&mut response, &hash);
+    let own = response.headers_mut();
+    own.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    own.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(match encoding {
+            Encoding::Json => "application/json",
+            Encoding::Protobuf => V2_PROTOBUF,
+        }),
+    );
+    if has_already(headers, &etag) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    let compressed = without_delaying_others(|| openapi.v2(&hash, encoding, &sources));
+    insert_body(&mut response, compressed, headers);
     response
 }
 
+/// JSON unless protobuf is wanted more; `None` when neither will do.
+fn v2_encoding(headers: &HeaderMap) -> Option<Encoding> {
+    let clauses = negotiate::accept_clauses(headers);
+    if clauses.is_empty() {
+        return Some(Encoding::Json);
+    }
+    clauses.iter().find_map(|clause| match clause.kind.as_str() {
+        "application/json" | "application/*" | "*/*" => Some(Encoding::Json),
+        V2_PROTOBUF | V2_PROTOBUF_OLD => Some(Encoding::Protobuf),
+        _ => None,
+    })
+}
+
+fn v2_sources(snapshot: &Snapshot) -> Vec<(GroupVersion, Vec<ResourcePaths>)> {
+    let versions = snapshot.groups.iter().flat_map(|group| {
+        group.versions.iter().map(|version| GroupVersion::new(group.name.clone(), version.version.clone()))
+    });
+    versions.filter_map(|gv| Some((gv.clone(), resource_paths(snapshot, &gv)?))).collect()
+}
+
+/// Runs what takes long without holding up the tasks of this thread, where the runtime has others to give them to.
+fn without_delaying_others<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+fn compress(document: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(document.len() / 10), Compression::new(6));
+    encoder.write_all(document).expect("a Vec takes everything");
+    Bytes::from(encoder.finish().expect("a Vec takes everything"))
+}
+
 impl OpenApi {
+    /// Made by one caller for all: while it is being made the others wait, rather than make it too.
+    fn v2(&self, hash: &str, encoding: Encoding, sources: &[(GroupVersion, Vec<ResourcePaths>)]) -> Bytes {
+        let mut documents = self.v2.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if documents.hash != hash {
+            *documents = V2Documents { hash: hash.to_owned(), by_encoding: HashMap::new() };
+        }
+        let make = || {
+            let mut document = openapi::V2::new(encoding);
+            for (gv, resources) in sources {
+                document.add(openapi::v3_document(gv, resources));
+            }
+            compress(&document.finish())
+        };
+        documents.by_encoding.entry(encoding).or_insert_with(make).clone()
+    }
+
     fn compressed(&self, hash: &str, make: impl FnOnce() -> Value) -> Bytes {
         let lock = || self.documents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(found) = lock().get(hash) {
             return found.clone();
         }
-        let json = serde_json::to_vec(&make()).expect("a JSON tree serializes");
-        let mut encoder = GzEncoder::new(Vec::with_capacity(json.len() / 10), Compression::new(6));
-        encoder.write_all(&json).expect("a Vec takes everything");
-        let compressed = Bytes::from(encoder.finish().expect("a Vec takes everything"));
+        let compressed = compress(&serde_json::to_vec(&make()).expect("a JSON tree serializes"));
         lock().insert(hash.to_owned(), compressed.clone());
         compressed
     }

@@ -203,7 +203,8 @@ async fn a_scheduled_pod_waits_for_its_grace_period() {
     assert_eq!(same["metadata"]["deletionGracePeriodSeconds"], 30);
     let shorter = server.delete(&format!("{path}?gracePeriodSeconds=5")).send().await.expect(200);
     assert_eq!(shorter["metadata"]["deletionGracePeriodSeconds"], 5);
-    server.delete(&format!("{path}?gracePeriodSeconds=0")).send().await.expect(200);
+    let gone = server.delete(&format!("{path}?gracePeriodSeconds=0")).send().await.expect(200);
+    assert_eq!(gone["metadata"]["deletionGracePeriodSeconds"], 0);
     server.get(&path).send().await.expect(404);
 }
 

@@ -28,7 +28,8 @@ pub enum Deleted {
 
 /// How the next state of a deletion looks.
 enum Next {
-    Remove,
+    /// Gone; the value is what the client is shown of it.
+    Remove(Value),
     Write(Value),
     Nothing,
 }
@@ -66,10 +67,15 @@ impl Write<'_> {
     async fn perform(&self, next: Next, old: Value, live: &KeyValue) -> Result<Option<Deleted>, Status> {
         let pre = Precondition::ModRevision(live.mod_revision);
         let key = live.key.clone();
-        let (op, new, bytes) = match next {
+        let (op, mut value, bytes, waits) = match next {
             Next::Nothing => return Ok(Some(Deleted::Pending(stored(old, live)))),
-            Next::Remove if self.parameters.dry_run => return Ok(Some(Deleted::Gone(stored(old, live)))),
-            Next::Remove => (Op::Delete { key, pre }, None, live.value.clone()),
+            Next::Remove(last) => {
+                let bytes = object::encode_stored(self.resource, &last);
+                if self.parameters.dry_run {
+                    return Ok(Some(Deleted::Gone(Stored { value: last, bytes, revision: 0 })));
+                }
+                (Op::Delete { key, pre }, last, bytes, false)
+            }
             Next::Write(new) => {
                 let bytes = object::encode_stored(self.resource, &new);
                 if bytes == live.value {
@@ -78,23 +84,15 @@ impl Write<'_> {
                 if self.parameters.dry_run {
                     return Ok(Some(Deleted::Waiting(Stored { value: new, bytes, revision: 0 })));
                 }
-                (Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl() }, Some(new), bytes)
+                (Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl() }, new, bytes, true)
             }
         };
         match self.server.store.apply(op).await {
             Ok(committed) => {
                 let revision = committed.revision();
-                Ok(Some(match new {
-                    Some(mut value) => {
-                        meta::set_resource_version(&mut value, &revision.to_string());
-                        Deleted::Waiting(Stored { value, bytes, revision })
-                    }
-                    None => {
-                        let mut value = old;
-                        meta::set_resource_version(&mut value, &revision.to_string());
-                        Deleted::Gone(Stored { value, bytes, revision })
-                    }
-                }))
+                meta::set_resource_version(&mut value, &revision.to_string());
+                let stored = Stored { value, bytes, revision };
+                Ok(Some(if waits { Deleted::Waiting(stored) } else { Deleted::Gone(stored) }))
             }
             Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(store_failure(self.resource, "delete", error)),
@@ -147,7 +145,7 @@ impl Write<'_> {
                 mark_deleting(&mut new, now);
                 Next::Write(new)
             }
-            _ => Next::Remove,
+            _ => Next::Remove(new),
         }
     }
 
@@ -225,7 +223,7 @@ impl Write<'_> {
             return Next::Write(new);
         }
         let held = meta::get(old, &["spec", "finalizers"]).and_then(Value::as_array).is_some_and(|f| !f.is_empty());
-        if held || meta::finalizers(old).next().is_some() { Next::Nothing } else { Next::Remove }
+        if held || meta::finalizers(old).next().is_some() { Next::Nothing } else { Next::Remove(old.clone()) }
     }
 
     /// What the client of a delete reads: the object, or (`Err`) a Status that says which one it was.
