@@ -1,9 +1,10 @@
-//! OpenAPI v3 documents, derived from the schema and a plain description of the resources that are served. Which
+//! OpenAPI documents, v3 and from it v2, derived from the schema and a plain description of the resources that are served. Which
 //! documents there are, their hashes and how they travel is the server's.
 
 mod descriptions;
 mod paths;
 mod schemas;
+mod v2;
 
 use serde_json::{Map, Value, json};
 
@@ -11,6 +12,10 @@ use crate::gvk::{GroupVersion, GroupVersionKind};
 use crate::schema::{Schema, TypeRef};
 
 pub use schemas::components;
+pub use v2::{Encoding, V2};
+
+const TITLE: &str = "Kubernetes";
+const VERSION: &str = "v1.36.3";
 
 /// A resource to describe.
 #[derive(Clone, Debug)]
@@ -66,14 +71,19 @@ pub fn document(
     all.sort_keys();
     json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.3"},
+        "info": {"title": TITLE, "version": VERSION},
         "paths": all,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"BearerToken": {
-                "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}},
+            "securitySchemes": security_schemes(),
         },
     })
+}
+
+/// How clients say who they are, alike in both versions.
+fn security_schemes() -> Value {
+    json!({"BearerToken": {
+        "description": "Bearer Token authentication", "in": "header", "name": "authorization", "type": "apiKey"}})
 }
 
 #[cfg(test)]

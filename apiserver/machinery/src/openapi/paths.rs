@@ -9,6 +9,8 @@ use crate::gvk::{GroupVersion, GroupVersionKind};
 type Model<'a> = &'a dyn Fn(&GroupVersionKind) -> Option<String>;
 
 const MEDIA_TYPES: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+/// What lists are answered as besides, when they are watches.
+const WATCH_TYPES: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 const PATCH_TYPES: [&str; 4] = [
     "application/apply-patch+yaml",
     "application/json-patch+json",
@@ -167,7 +169,7 @@ impl Writer<'_> {
         } else {
             format!("list{}{}{tail}", self.names.prefix, kind.kind)
         };
-        self.operation(Operation {
+        let mut operation = self.operation(Operation {
             id,
             action: "list",
             description: format!("list or watch objects of kind {}", kind.kind),
@@ -176,7 +178,15 @@ impl Writer<'_> {
             body: None,
             answer: self.reference(&list),
             codes: &["200"],
-        })
+        });
+        if let (true, Some(Value::Object(content))) =
+            (self.has("watch"), operation.pointer_mut("/responses/200/content"))
+        {
+            let schema = content[MEDIA_TYPES[0]].clone();
+            content.extend(WATCH_TYPES.map(|media| (media.to_owned(), schema.clone())));
+            content.sort_keys();
+        }
+        operation
     }
 
     fn collection(&self, kind: &GroupVersionKind) -> Map<String, Value> {
@@ -245,7 +255,7 @@ impl Writer<'_> {
         }
         if has("connect") {
             for method in ["get", "post"] {
-                let operation = self.operation(Operation {
+                let mut operation = self.operation(Operation {
                     id: self.id(&format!("connect{}", capital(method)), "", &tail),
                     action: "connect",
                     description: format!("connect {method} requests to {description}"),
@@ -255,6 +265,7 @@ impl Writer<'_> {
                     answer: None,
                     codes: &["200"],
                 });
+                operation["responses"]["200"]["content"] = json!({"*/*": {"schema": {"type": "string"}}});
                 item.insert(method.into(), operation);
             }
         }

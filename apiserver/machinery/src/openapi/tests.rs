@@ -1,6 +1,6 @@
 use super::*;
 
-fn deployments() -> ResourcePaths {
+pub(super) fn deployments() -> ResourcePaths {
     let verbs = |verbs: &[&str]| verbs.iter().map(|verb| (*verb).to_owned()).collect();
     ResourcePaths {
         gv: GroupVersion::from_static("apps", "v1"),
