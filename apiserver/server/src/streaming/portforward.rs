@@ -87,7 +87,7 @@ async fn carry(socket: websocket::Socket, backend: impl AsyncRead + AsyncWrite) 
                 return;
             }
         }
-        let _ = to_client.close().await;
+        let _ = to_client.send(websocket::goodbye()).await;
     };
     tokio::select! {
         () = inward => {}

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::spdy;
-use super::websocket::Socket;
+use super::websocket::{self, Socket};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -43,7 +43,7 @@ pub async fn carry(socket: Socket, mut connection: spdy::Connection, streams: St
                 return;
             }
         }
-        let _ = to_client.close().await;
+        let _ = to_client.send(websocket::goodbye()).await;
     };
     let pongs = sender.clone();
     let finished = async move {

@@ -10,7 +10,9 @@ use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use skeg_machinery::status::Status;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 /// Longest message taken from a client.
 const LONGEST: usize = 1 << 20;
@@ -50,6 +52,11 @@ pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response, Status> {
 pub async fn socket(upgraded: Upgraded) -> Socket {
     let limits = WebSocketConfig::default().max_message_size(Some(LONGEST)).max_frame_size(Some(LONGEST));
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(limits)).await
+}
+
+/// The message that ends a socket well; clients take a close without a code for an error.
+pub fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 #[cfg(test)]
