@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
     preflight(&config)?;
     // First of all: a port that is taken means that another kubelet runs here.
-    let bound = server::bind(&config).await?;
+    let bound = bind(&config).await?;
     let tasks = TaskTracker::new();
     // What fails below must not leave tasks behind.
     let _guard = shutdown.clone().drop_guard();
@@ -91,6 +91,19 @@ fn start(agent: &Arc<Agent>, port: u16, tasks: &TaskTracker, shutdown: &Cancella
         }
         pods.run(found, evicted, shutdown).await;
     });
+}
+
+/// Binds the node server's port. One that a killed agent is just giving up is waited for a moment.
+async fn bind(config: &Config) -> Result<server::Bound, Error> {
+    for _ in 0..20 {
+        match server::bind(config).await {
+            Err(Error::Listen { source, .. }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            result => return result,
+        }
+    }
+    server::bind(config).await
 }
 
 fn preflight(config: &Config) -> Result<(), Error> {
