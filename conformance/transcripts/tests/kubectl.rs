@@ -26,7 +26,6 @@ fn main() {
         cases
             .env("KUBECONFIG", &kubeconfig)
             .env("PATH", &path)
-            .env("MANIFESTS", folder.join("manifests").display().to_string())
             .timeout(Duration::from_secs(180))
             .register_bin("kubectl", &kubectl)
             .register_bin("sh", &shell)
