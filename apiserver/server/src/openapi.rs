@@ -29,6 +29,7 @@ use crate::health::GIT_VERSION;
 use crate::negotiate;
 use crate::query::Query;
 use crate::registry::{Resource, Snapshot};
+use crate::write::delete::returns_object;
 
 /// Compressed documents: of v3 by hash, of whatever registry generation; of v2 those of the generation last asked for.
 #[derive(Default)]
@@ -143,6 +144,7 @@ fn paths_of(resource: &Resource, gv: &GroupVersion) -> ResourcePaths {
         kind: spec.kind.to_string(),
         namespaced: resource.namespaced(),
         verbs: names(&spec.verbs),
+        returns_deleted: returns_object(&resource.group_resource),
         subresources: subresources.collect(),
     }
 }

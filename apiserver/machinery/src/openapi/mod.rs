@@ -27,6 +27,8 @@ pub struct ResourcePaths {
     pub namespaced: bool,
     /// Of create, get, list, watch, update, patch, delete, deletecollection.
     pub verbs: Vec<String>,
+    /// A delete answers with the object, not with a Status.
+    pub returns_deleted: bool,
     pub subresources: Vec<SubresourcePaths>,
 }
 

@@ -194,8 +194,7 @@ impl Writer<'_> {
         if self.has("list") {
             item.insert("get".into(), self.list(kind, ""));
         }
-        let operation = |id, action, description: &str, parameters, body, answer, codes| {
-            let description = format!("{description} {}", kind.kind);
+        let operation = |id, action, description, parameters, body, answer, codes| {
             self.operation(Operation { id, action, description, gvk: kind, parameters, body, answer, codes })
         };
         if self.has("create") {
@@ -203,7 +202,15 @@ impl Writer<'_> {
             let (body, answer) = (self.body(kind), self.reference(kind));
             item.insert(
                 "post".into(),
-                operation(id, "post", "create a", options, body, answer, &["200", "201", "202"]),
+                operation(
+                    id,
+                    "post",
+                    format!("create {}", one(&kind.kind)),
+                    options,
+                    body,
+                    answer,
+                    &["200", "201", "202"],
+                ),
             );
         }
         if self.has("deletecollection") {
@@ -211,7 +218,15 @@ impl Writer<'_> {
             options.extend(query(&LIST_OPTIONS[1..9]));
             options.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
             let (id, body, answer) = (self.id("delete", "Collection", ""), delete_body(), Some(status()));
-            let value = operation(id, "deletecollection", "delete collection of", options, body, answer, &["200"]);
+            let value = operation(
+                id,
+                "deletecollection",
+                format!("delete collection of {}", kind.kind),
+                options,
+                body,
+                answer,
+                &["200"],
+            );
             item.insert("delete".into(), value);
         }
         item
@@ -223,11 +238,11 @@ impl Writer<'_> {
             let operation = self.operation(Operation {
                 id: self.id("delete", "", ""),
                 action: "delete",
-                description: format!("delete a {}", kind.kind),
+                description: format!("delete {}", one(&kind.kind)),
                 gvk: kind,
                 parameters: query(&DELETE_OPTIONS),
                 body: delete_body(),
-                answer: Some(status()),
+                answer: if self.resource.returns_deleted { self.reference(kind) } else { Some(status()) },
                 codes: &["200", "202"],
             });
             item.insert("delete".into(), operation);
@@ -254,11 +269,16 @@ impl Writer<'_> {
             item.insert("post".into(), operation);
         }
         if has("connect") {
-            for method in ["get", "post"] {
+            for method in connect_methods(&sub.name) {
                 let mut operation = self.operation(Operation {
-                    id: self.id(&format!("connect{}", capital(method)), "", &tail),
+                    id: self.id("connect", &capital(method), &tail),
                     action: "connect",
-                    description: format!("connect {method} requests to {description}"),
+                    description: format!(
+                        "connect {} requests to {} of {}",
+                        method.to_uppercase(),
+                        sub.name,
+                        self.resource.kind
+                    ),
                     gvk: &sub.gvk,
                     parameters: Vec::new(),
                     body: None,
@@ -266,7 +286,7 @@ impl Writer<'_> {
                     codes: &["200"],
                 });
                 operation["responses"]["200"]["content"] = json!({"*/*": {"schema": {"type": "string"}}});
-                item.insert(method.into(), operation);
+                item.insert((*method).into(), operation);
             }
         }
         item
@@ -319,6 +339,26 @@ impl Writer<'_> {
         }
         value
     }
+}
+
+/// A proxy passes every method on; what streams is opened with either of two.
+fn connect_methods(subresource: &str) -> &'static [&'static str] {
+    match subresource {
+        "proxy" => &["delete", "get", "head", "options", "patch", "post", "put"],
+        _ => &["get", "post"],
+    }
+}
+
+/// `a Pod`, `an Event`, `Endpoints`
+fn one(kind: &str) -> String {
+    let article = if kind.ends_with('s') && !kind.ends_with("ss") {
+        ""
+    } else if kind.starts_with(['A', 'E', 'I', 'O', 'U']) {
+        "an "
+    } else {
+        "a "
+    };
+    format!("{article}{kind}")
 }
 
 fn schema_of(model: String) -> Value {

@@ -8,6 +8,7 @@ pub(super) fn deployments() -> ResourcePaths {
         kind: "Deployment".into(),
         namespaced: true,
         verbs: verbs(&["create", "get", "list", "watch", "update", "patch", "delete", "deletecollection"]),
+        returns_deleted: false,
         subresources: vec![
             SubresourcePaths {
                 name: "status".into(),
@@ -47,6 +48,48 @@ fn a_document_has_what_kubectl_looks_for() {
     assert_eq!(all["operationId"], "listAppsV1DeploymentForAllNamespaces");
     let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["put"];
     assert_eq!(scale["x-kubernetes-group-version-kind"]["kind"], "Scale");
+}
+
+#[test]
+fn operations_are_worded_as_upstream_words_them() {
+    let gv = GroupVersion::from_static("", "v1");
+    let proxy = SubresourcePaths {
+        name: "proxy".into(),
+        gvk: GroupVersionKind::from_static("", "v1", "PodProxyOptions"),
+        verbs: vec!["connect".into()],
+    };
+    let resource = |plural: &str, kind: &str, subresources| ResourcePaths {
+        gv: gv.clone(),
+        resource: plural.into(),
+        kind: kind.into(),
+        namespaced: true,
+        verbs: vec!["create".into(), "delete".into(), "list".into(), "watch".into()],
+        returns_deleted: kind == "Pod",
+        subresources,
+    };
+    let document = v3_document(
+        &gv,
+        &[
+            resource("pods", "Pod", vec![proxy]),
+            resource("events", "Event", vec![]),
+            resource("endpoints", "Endpoints", vec![]),
+        ],
+    );
+    let of = |path: &str, method: &str| &document["paths"][format!("/api/v1/namespaces/{{namespace}}/{path}")][method];
+    assert_eq!(of("pods", "post")["description"], "create a Pod");
+    assert_eq!(of("events", "post")["description"], "create an Event");
+    assert_eq!(of("endpoints/{name}", "delete")["description"], "delete Endpoints");
+    let proxy = of("pods/{name}/proxy", "head");
+    assert_eq!(proxy["operationId"], "connectCoreV1HeadNamespacedPodProxy");
+    assert_eq!(proxy["description"], "connect HEAD requests to proxy of Pod");
+    assert_eq!(proxy["responses"]["200"]["content"], json!({"*/*": {"schema": {"type": "string"}}}));
+    let deleted = |path: &str| {
+        of(path, "delete")["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].as_str().unwrap()
+    };
+    assert_eq!(deleted("pods/{name}"), "#/components/schemas/io.k8s.api.core.v1.Pod");
+    assert_eq!(deleted("events/{name}"), "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Status");
+    let watched: Vec<&String> = of("pods", "get")["responses"]["200"]["content"].as_object().unwrap().keys().collect();
+    assert_eq!(watched[1], "application/json;stream=watch");
 }
 
 #[test]

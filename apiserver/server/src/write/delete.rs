@@ -272,7 +272,7 @@ fn stored(value: Value, live: &KeyValue) -> Stored {
 }
 
 /// The types whose delete answers with the object (ReturnDeletedObject in kubernetes/pkg/registry).
-fn returns_object(resource: &GroupResource) -> bool {
+pub(crate) fn returns_object(resource: &GroupResource) -> bool {
     match &*resource.group {
         "" => matches!(
             &*resource.resource,
