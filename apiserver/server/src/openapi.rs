@@ -1,4 +1,4 @@
-//! /openapi/v3: the index and one document per group version, derived from the registry. /openapi/v2: one document of
+//! /openapi/v3: the index and one document per group version and per group, derived from the registry. /openapi/v2: one document of
 //! all of them, as JSON and as protobuf.
 //!
 //! A document is made when first asked for and kept compressed. Its hash is that of what it is derived from, so that the
@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use skeg_catalog::spec::{Subresource, Verb};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
-use skeg_machinery::openapi::{self, Encoding, ResourcePaths, SubresourcePaths};
+use skeg_machinery::openapi::{self, Discovery, Encoding, ResourcePaths, SubresourcePaths};
 use skeg_machinery::status::Status;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -65,30 +65,74 @@ pub fn serve(
     if below.is_empty() {
         return Some(Ok(index(snapshot, headers)));
     }
-    let name = below.strip_prefix('/')?;
-    let gv = group_version(name)?;
-    let paths = resource_paths(snapshot, &gv)?;
-    Some(Ok(document(openapi, name, &gv, &paths, headers, query)))
+    let source = source(snapshot, below.strip_prefix('/')?)?;
+    Some(Ok(document(openapi, &source, headers, query)))
 }
 
-/// `api/v1`, `apis/apps/v1`; groups without a version have no document.
-fn group_version(name: &str) -> Option<GroupVersion> {
+/// What a v3 document is derived from.
+struct Source {
+    /// `apis/apps/v1`
+    name: String,
+    of: Of,
+}
+
+#[derive(Debug)]
+enum Of {
+    Version(GroupVersion, Vec<ResourcePaths>),
+    Discovery(Discovery),
+}
+
+impl Source {
+    fn version(snapshot: &Snapshot, group: &str, version: &str) -> Option<Source> {
+        let gv = GroupVersion::new(group.to_owned(), version.to_owned());
+        let resources = resource_paths(snapshot, &gv)?;
+        let name = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        Some(Source { name, of: Of::Version(gv, resources) })
+    }
+
+    fn document(&self) -> Value {
+        match &self.of {
+            Of::Version(gv, resources) => openapi::v3_document(gv, resources),
+            Of::Discovery(discovery) => openapi::v3_discovery(discovery),
+        }
+    }
+
+    /// Of everything that the document is derived from.
+    fn hash(&self) -> String {
+        let build = option_env!("SKEG_GIT_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION"));
+        format!("{:X}", Sha512::digest(format!("{GIT_VERSION} {build} {:?}", self.of)))
+    }
+}
+
+/// The source of one document by name.
+fn source(snapshot: &Snapshot, name: &str) -> Option<Source> {
+    let discovery = |of| Some(Source { name: name.to_owned(), of: Of::Discovery(of) });
     match name.split('/').collect::<Vec<_>>()[..] {
-        ["api", version] => Some(GroupVersion::new("", version.to_owned())),
-        ["apis", group, version] => Some(GroupVersion::new(group.to_owned(), version.to_owned())),
+        ["api"] => discovery(Discovery::Core),
+        ["apis"] => discovery(Discovery::Groups),
+        ["api", version] => Source::version(snapshot, "", version),
+        ["apis", group] if !group.is_empty() => discovery(Discovery::Group(snapshot.group(group)?.name.clone())),
+        ["apis", group, version] if !group.is_empty() => Source::version(snapshot, group, version),
         _ => None,
     }
 }
 
+/// The sources of all documents.
+fn sources(snapshot: &Snapshot) -> Vec<Source> {
+    let mut names = vec!["api".to_owned(), "apis".to_owned()];
+    for group in &snapshot.groups {
+        let root = if group.name.is_empty() { "api".to_owned() } else { format!("apis/{}", group.name) };
+        names.extend(group.versions.iter().map(|version| format!("{root}/{}", version.version)));
+        names.extend((!group.name.is_empty()).then_some(root));
+    }
+    names.iter().filter_map(|name| source(snapshot, name)).collect()
+}
+
 fn index(snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     let mut paths = Map::new();
-    for group in &snapshot.groups {
-        for version in &group.versions {
-            let gv = GroupVersion::new(group.name.clone(), version.version.clone());
-            let Some(resources) = resource_paths(snapshot, &gv) else { continue };
-            let name = document_name(&gv);
-            paths.insert(name.clone(), json!({"serverRelativeURL": relative_url(&name, &hash(&gv, &resources))}));
-        }
+    for source in sources(snapshot) {
+        let url = relative_url(&source.name, &source.hash());
+        paths.insert(source.name, json!({"serverRelativeURL": url}));
     }
     let body = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree serializes");
     let etag = format!("\"{:X}\"", Sha512::digest(&body));
@@ -103,18 +147,8 @@ fn index(snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     response
 }
 
-fn document_name(gv: &GroupVersion) -> String {
-    if gv.group.is_empty() { format!("api/{}", gv.version) } else { format!("apis/{}/{}", gv.group, gv.version) }
-}
-
 fn relative_url(name: &str, hash: &str) -> String {
     format!("{ROOT}/{name}?hash={hash}")
-}
-
-/// Of everything that the document is derived from.
-fn hash(gv: &GroupVersion, resources: &[ResourcePaths]) -> String {
-    let build = option_env!("SKEG_GIT_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION"));
-    format!("{:X}", Sha512::digest(format!("{GIT_VERSION} {build} {gv:?} {resources:?}")))
 }
 
 fn resource_paths(snapshot: &Snapshot, gv: &GroupVersion) -> Option<Vec<ResourcePaths>> {
@@ -149,14 +183,7 @@ fn paths_of(resource: &Resource, gv: &GroupVersion) -> ResourcePaths {
     }
 }
 
-fn document(
-    openapi: &OpenApi,
-    name: &str,
-    gv: &GroupVersion,
-    resources: &[ResourcePaths],
-    headers: &HeaderMap,
-    query: &Query,
-) -> Response {
+fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Query) -> Response {
     let clauses = negotiate::accept_clauses(headers);
     let json = clauses.is_empty()
         || clauses.iter().any(|c| matches!(c.kind.as_str(), "application/json" | "application/*" | "*/*"));
@@ -166,12 +193,12 @@ fn document(
         *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
         return response;
     }
-    let hash = hash(gv, resources);
+    let hash = source.hash();
     let etag = insert_etag(&mut response, &hash);
     match query.get("hash") {
         None | Some("") => {}
         Some(wanted) if wanted != hash => {
-            let url = HeaderValue::from_str(&relative_url(name, &hash)).expect("group names are header values");
+            let url = HeaderValue::from_str(&relative_url(&source.name, &hash)).expect("group names are header values");
             response.headers_mut().insert(LOCATION, url);
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
             return response;
@@ -189,7 +216,7 @@ fn document(
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
-    let compressed = openapi.compressed(&hash, || openapi::v3_document(gv, resources));
+    let compressed = openapi.compressed(&hash, || source.document());
     insert_body(&mut response, compressed, headers);
     response
 }
@@ -225,8 +252,8 @@ fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
         *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
         return response;
     };
-    let sources = v2_sources(snapshot);
-    let hashes: Vec<String> = sources.iter().map(|(gv, resources)| hash(gv, resources)).collect();
+    let sources = sources(snapshot);
+    let hashes: Vec<String> = sources.iter().map(Source::hash).collect();
     let hash = format!("{:X}", Sha512::digest(hashes.join(" ")));
     let etag = insert_etag(&mut response, &hash);
     let own = response.headers_mut();
@@ -260,13 +287,6 @@ fn v2_encoding(headers: &HeaderMap) -> Option<Encoding> {
     })
 }
 
-fn v2_sources(snapshot: &Snapshot) -> Vec<(GroupVersion, Vec<ResourcePaths>)> {
-    let versions = snapshot.groups.iter().flat_map(|group| {
-        group.versions.iter().map(|version| GroupVersion::new(group.name.clone(), version.version.clone()))
-    });
-    versions.filter_map(|gv| Some((gv.clone(), resource_paths(snapshot, &gv)?))).collect()
-}
-
 /// Runs what takes long without holding up the tasks of this thread, where the runtime has others to give them to.
 fn without_delaying_others<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
@@ -283,15 +303,15 @@ fn compress(document: &[u8]) -> Bytes {
 
 impl OpenApi {
     /// Made by one caller for all: while it is being made the others wait, rather than make it too.
-    fn v2(&self, hash: &str, encoding: Encoding, sources: &[(GroupVersion, Vec<ResourcePaths>)]) -> Bytes {
+    fn v2(&self, hash: &str, encoding: Encoding, sources: &[Source]) -> Bytes {
         let mut documents = self.v2.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if documents.hash != hash {
             *documents = V2Documents { hash: hash.to_owned(), by_encoding: HashMap::new() };
         }
         let make = || {
             let mut document = openapi::V2::new(encoding);
-            for (gv, resources) in sources {
-                document.add(openapi::v3_document(gv, resources));
+            for source in sources {
+                document.add(source.document());
             }
             compress(&document.finish())
         };

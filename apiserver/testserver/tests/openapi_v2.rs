@@ -21,6 +21,9 @@ async fn one_document_describes_all_that_is_served() {
         let names: Vec<&str> = parameters.iter().filter_map(|parameter| parameter["name"].as_str()).collect();
         assert_eq!(names, ["body", "dryRun", "fieldManager", "fieldValidation", "force"], "{path}");
     }
+    for path in ["/api/", "/apis/", "/apis/apps/", "/apis/apps/v1/"] {
+        assert_eq!(document["paths"][path]["get"]["responses"]["200"]["description"], "OK", "{path}");
+    }
     every_reference_resolves(&document, &document["definitions"]);
 }
 

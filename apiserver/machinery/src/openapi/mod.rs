@@ -43,6 +43,24 @@ pub struct SubresourcePaths {
     pub verbs: Vec<String>,
 }
 
+/// What is above the versions, each with a document of its own.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// /api
+    Core,
+    /// /apis
+    Groups,
+    /// /apis/GROUP
+    Group(String),
+}
+
+/// The document of one of them.
+pub fn v3_discovery(of: &Discovery) -> Value {
+    let (paths, model) = paths::discovery(of);
+    let model = Schema::kubernetes().type_named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{model}"));
+    assemble(paths, components(model.as_slice()))
+}
+
 /// The document of one group and version over the built-in types.
 pub fn v3_document(gv: &GroupVersion, resources: &[ResourcePaths]) -> Value {
     let schema = Schema::kubernetes();
@@ -71,10 +89,14 @@ pub fn document(
     schemas.sort_keys();
     let mut all = paths::paths(gv, resources, model);
     all.sort_keys();
+    assemble(all, schemas)
+}
+
+fn assemble(paths: Map<String, Value>, schemas: Map<String, Value>) -> Value {
     json!({
         "openapi": "3.0.0",
         "info": {"title": TITLE, "version": VERSION},
-        "paths": all,
+        "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": security_schemes(),

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ResourcePaths, SubresourcePaths};
+use super::{Discovery, ResourcePaths, SubresourcePaths};
 use crate::gvk::{GroupVersion, GroupVersionKind};
 
 type Model<'a> = &'a dyn Fn(&GroupVersionKind) -> Option<String>;
@@ -43,15 +43,55 @@ pub(super) fn paths(gv: &GroupVersion, resources: &[ResourcePaths], model: Model
     let root =
         if gv.group.is_empty() { format!("/api/{}", gv.version) } else { format!("/apis/{}/{}", gv.group, gv.version) };
     let names = Names::new(gv);
-    let mut all = Map::new();
-    let list = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList".to_owned();
-    let get = json!({"description": "get available resources", "operationId": format!("get{}APIResources", names.prefix),
-        "responses": responses(Some(list), &["200"]), "tags": [names.tag]});
-    all.insert(format!("{root}/"), json!({"get": get}));
+    let id = format!("get{}APIResources", names.prefix);
+    let mut all = information(format!("{root}/"), "get available resources", &id, "APIResourceList", &names.tag);
     for resource in resources {
         Writer { gv, resource, model, names: &names, root: &root }.write(&mut all);
     }
     all
+}
+
+/// What there is above the versions.
+pub(super) fn discovery(of: &Discovery) -> (Map<String, Value>, &'static str) {
+    let (path, description, id, model, tag) = match of {
+        Discovery::Core => (
+            "/api/".to_owned(),
+            "get available API versions",
+            "getCoreAPIVersions".to_owned(),
+            "APIVersions",
+            "core".into(),
+        ),
+        Discovery::Groups => (
+            "/apis/".to_owned(),
+            "get available API versions",
+            "getAPIVersions".to_owned(),
+            "APIGroupList",
+            "apis".into(),
+        ),
+        Discovery::Group(group) => {
+            let (prefix, tag) = group_names(group);
+            let id = format!("get{prefix}APIGroup");
+            (format!("/apis/{group}/"), "get information of a group", id, "APIGroup", tag)
+        }
+    };
+    (information(path, description, &id, model, &tag), model)
+}
+
+/// The one path of what tells about the API itself.
+fn information(path: String, description: &str, id: &str, model: &str, tag: &str) -> Map<String, Value> {
+    let answer = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{model}");
+    let get = json!({"description": description, "operationId": id,
+        "responses": responses(Some(answer), &["200"]), "tags": [tag]});
+    Map::from_iter([(path, json!({"get": get}))])
+}
+
+/// `RbacAuthorization` and `rbacAuthorization`
+fn group_names(group: &str) -> (String, String) {
+    let group = group.strip_suffix(".k8s.io").unwrap_or(group);
+    let group = if group.is_empty() { "core" } else { group };
+    let (first, rest) = group.split_once('.').unwrap_or((group, ""));
+    let rest: String = rest.split('.').map(capital).collect();
+    (format!("{}{rest}", capital(first)), format!("{first}{rest}"))
 }
 
 /// How operations of a group and version are called.
@@ -64,15 +104,8 @@ struct Names {
 
 impl Names {
     fn new(gv: &GroupVersion) -> Self {
-        let group = gv.group.strip_suffix(".k8s.io").unwrap_or(&gv.group);
-        let group = if group.is_empty() { "core" } else { group };
-        let prefix: String = group.split('.').chain([&*gv.version]).map(capital).collect();
-        let tag: String = group
-            .split('.')
-            .enumerate()
-            .map(|(at, part)| if at == 0 { part.to_owned() } else { capital(part) })
-            .collect();
-        Self { prefix, tag: format!("{tag}_{}", gv.version) }
+        let (prefix, tag) = group_names(&gv.group);
+        Self { prefix: format!("{prefix}{}", capital(&gv.version)), tag: format!("{tag}_{}", gv.version) }
     }
 }
 

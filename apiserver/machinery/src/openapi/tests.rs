@@ -93,6 +93,20 @@ fn operations_are_worded_as_upstream_words_them() {
 }
 
 #[test]
+fn groups_are_named_as_upstream_names_them() {
+    let document = v3_discovery(&Discovery::Group("rbac.authorization.k8s.io".into()));
+    let get = &document["paths"]["/apis/rbac.authorization.k8s.io/"]["get"];
+    assert_eq!(get["operationId"], "getRbacAuthorizationAPIGroup");
+    assert_eq!(get["tags"], json!(["rbacAuthorization"]));
+    let names: Vec<&String> = document["components"]["schemas"].as_object().unwrap().keys().collect();
+    let meta = |name: &str| format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
+    assert_eq!(names, [&meta("APIGroup"), &meta("GroupVersionForDiscovery"), &meta("ServerAddressByClientCIDR")]);
+    let core = v3_document(&GroupVersion::from_static("", "v1"), &[]);
+    assert_eq!(core["paths"]["/api/v1/"]["get"]["operationId"], "getCoreV1APIResources");
+    assert_eq!(core["paths"]["/api/v1/"]["get"]["tags"], json!(["core_v1"]));
+}
+
+#[test]
 fn every_reference_of_a_document_resolves() {
     fn walk(value: &Value, schemas: &Map<String, Value>) {
         match value {
@@ -107,6 +121,9 @@ fn every_reference_of_a_document_resolves() {
             _ => {}
         }
     }
-    let document = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
-    walk(&document, document["components"]["schemas"].as_object().unwrap());
+    let above = [Discovery::Core, Discovery::Groups, Discovery::Group("apps".into())];
+    let apps = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
+    for document in above.iter().map(v3_discovery).chain([apps]) {
+        walk(&document, document["components"]["schemas"].as_object().unwrap());
+    }
 }
