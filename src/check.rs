@@ -103,7 +103,7 @@ fn overlayfs() -> Result<String, String> {
 fn disk(data_dir: &Path) -> Result<String, String> {
     let existing = data_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(existing).map_err(|e| format!("{}: {e}", existing.display()))?;
-    let free = stat.f_bavail * stat.f_frsize >> 20;
+    let free = (stat.f_bavail * stat.f_frsize) >> 20;
     if free >= 1024 {
         Ok(format!("{free} MiB free"))
     } else {

@@ -41,6 +41,9 @@ pub struct NodeArgs {
     /// Port of the node server
     #[arg(long, default_value_t = 10250)]
     pub kubelet_port: u16,
+    /// The cgroup under which pods' cgroups are made; several nodes on one machine need one each
+    #[arg(long, default_value = "/")]
+    pub cgroup_root: String,
     /// Manifests of static pods
     #[arg(long)]
     pub pod_manifest_path: Option<PathBuf>,
@@ -118,6 +121,7 @@ pub fn kubelet_config(settings: &Settings, server_tls: Option<ServerTls>) -> ske
         cluster_dns: vec![settings.dns],
         cluster_domain: settings.args.cluster_domain.clone(),
         static_pod_dir: settings.args.pod_manifest_path.clone(),
+        cgroup_root: settings.args.cgroup_root.clone(),
         port: settings.args.kubelet_port,
         server_tls,
         ..skeg_kubelet::Config::new(&settings.name, data_dir)

@@ -99,8 +99,10 @@ fn layer(root: &Path) -> Result<Vec<u8>> {
         let metadata = fs::symlink_metadata(&path)?;
         let mut header = tar::Header::new_gnu();
         header.set_mode(metadata.mode() & 0o7777);
-        (header.set_mtime(0), header.set_size(0));
-        (header.set_uid(u64::from(metadata.uid())), header.set_gid(u64::from(metadata.gid())));
+        header.set_mtime(0);
+        header.set_size(0);
+        header.set_uid(u64::from(metadata.uid()));
+        header.set_gid(u64::from(metadata.gid()));
         let kind = metadata.file_type();
         if kind.is_symlink() {
             header.set_entry_type(tar::EntryType::Symlink);

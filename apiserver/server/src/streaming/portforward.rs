@@ -69,14 +69,16 @@ async fn carry(socket: websocket::Socket, backend: impl AsyncRead + AsyncWrite) 
     let (mut from_backend, mut to_backend) = tokio::io::split(backend);
     let inward = async {
         while let Some(Ok(message)) = from_client.next().await {
-            match message {
-                Message::Binary(data) if to_backend.write_all(&data).await.is_ok() => {
-                    if to_backend.flush().await.is_err() {
-                        return;
-                    }
-                }
-                Message::Binary(_) | Message::Close(_) => return,
-                _ => {}
+            let written = match message {
+                Message::Binary(data) => match to_backend.write_all(&data).await {
+                    Ok(()) => to_backend.flush().await,
+                    failed => failed,
+                },
+                Message::Close(_) => return,
+                _ => Ok(()),
+            };
+            if written.is_err() {
+                return;
             }
         }
     };
