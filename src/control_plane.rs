@@ -132,6 +132,7 @@ fn spawn_loops(
             ca_key_pem: pki.ca.key_pem.clone(),
             duration: Duration::from_secs(365 * 24 * 3600),
         }),
+        approve_kubelet_serving: true,
         service_account_key_pem: Some(pki.service_account_key.clone()),
         ..skeg_controllers::Config::default()
     };

@@ -1,9 +1,14 @@
 //! `skeg images`: container images of a node, without a registry.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use skeg_cri::{Client, ImageService};
+
+/// How long a container runtime may take to start.
+const STARTING: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,7 +35,7 @@ enum Command {
 
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let socket = args.container_runtime_endpoint.unwrap_or_else(|| crate::node::containerd_socket(&args.data_dir));
-    if !socket.exists() {
+    if !answers(&socket).await {
         bail!("no container runtime at {}: is the node running, and is --data-dir its own?", socket.display());
     }
     match args.command {
@@ -44,6 +49,17 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::List => list(&socket).await,
     }
+}
+
+/// Whether a runtime answers at the socket; one that is just starting is waited for.
+async fn answers(socket: &Path) -> bool {
+    for _ in 0..STARTING.as_millis() / PAUSE.as_millis() {
+        if tokio::net::UnixStream::connect(socket).await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    false
 }
 
 async fn import(socket: &Path, file: &Path) -> anyhow::Result<Vec<String>> {

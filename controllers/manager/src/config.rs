@@ -27,6 +27,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// --cluster-signing-cert-file and -key-file; `None`: requests are not signed.
     pub signing: Option<Signing>,
+    /// Approve serving certificates that nodes ask for in their own name (upstream leaves that to the administrator).
+    pub approve_kubelet_serving: bool,
     /// --service-account-private-key-file (PEM), for token Secrets; `None`: they are not filled.
     pub service_account_key_pem: Option<String>,
     /// The issuer in those tokens.
@@ -50,6 +52,7 @@ impl Default for Config {
             node_cidr_mask_size_ipv6: 64,
             root_ca_pem: String::new(),
             signing: None,
+            approve_kubelet_serving: false,
             service_account_key_pem: None,
             service_account_issuer: "kubernetes/serviceaccount".to_owned(),
             controllers: vec!["*".to_owned()],

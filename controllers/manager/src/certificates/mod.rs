@@ -80,7 +80,8 @@ fn subscribe(requests: &Store<Request>) -> Arc<WorkQueue<Str>> {
 pub(crate) async fn run_approver(context: Context) {
     let requests = context.stores.get::<Request>();
     let queue = subscribe(&requests);
-    let approver = Approver { requests, clock: context.clock.clone() };
+    let serving = context.config.approve_kubelet_serving;
+    let approver = Approver { requests, clock: context.clock.clone(), serving };
     run_controller(Arc::new(approver), queue, 2, context.shutdown).await;
 }
 
@@ -102,6 +103,7 @@ pub(crate) async fn run_cleaner(context: Context) {
 struct Approver {
     requests: Arc<Store<Request>>,
     clock: Arc<dyn Clock>,
+    serving: bool,
 }
 
 #[async_trait]
@@ -119,7 +121,13 @@ impl Controller for Approver {
         if request.status.certificate.is_some() || has(&request, "Approved") || has(&request, "Denied") {
             return Ok(Outcome::Done);
         }
-        let Some((_, subject)) = spec.pem().and_then(|pem| plan::subject(&pem).ok()) else { return Ok(Outcome::Done) };
+        let parsed = spec.pem().and_then(|pem| plan::subject(&pem).ok());
+        let Some((parameters, subject)) = parsed else { return Ok(Outcome::Done) };
+        if self.serving && self.is_own_serving(spec, &parameters, &subject).await? {
+            self.approve(&request, "Auto approving kubelet serving certificate for the node's own name and address.")
+                .await?;
+            return Ok(Outcome::Done);
+        }
         if !plan::is_node_client(&spec.signer_name, &subject, &spec.usages) {
             return Ok(Outcome::Done);
         }
@@ -132,14 +140,7 @@ impl Controller for Approver {
         }
         for (subresource, message) in kinds {
             if self.may(spec, subresource).await? {
-                let now = clock::rfc3339(self.clock.now());
-                let mut conditions: Vec<Value> =
-                    request.status.conditions.iter().map(crate::replicaset::plan::condition_json).collect();
-                conditions
-                    .push(json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": message,
-                    "lastUpdateTime": now, "lastTransitionTime": now}));
-                let body = json!({"status": {"conditions": conditions}});
-                self.requests.patch_exact(&request.metadata, "approval", body).await?;
+                self.approve(&request, message).await?;
                 return Ok(Outcome::Done);
             }
         }
@@ -148,10 +149,45 @@ impl Controller for Approver {
     }
 }
 
+const NODES: Resource = Resource::new("", "v1", "Node", "nodes", false);
 const REVIEW: Resource =
     Resource::new("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", false);
 
 impl Approver {
+    async fn approve(&self, request: &Request, message: &str) -> Result<(), Error> {
+        let now = clock::rfc3339(self.clock.now());
+        let mut conditions: Vec<Value> =
+            request.status.conditions.iter().map(crate::replicaset::plan::condition_json).collect();
+        conditions.push(json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": message,
+            "lastUpdateTime": now, "lastTransitionTime": now}));
+        let body = json!({"status": {"conditions": conditions}});
+        self.requests.patch_exact(&request.metadata, "approval", body).await.map(|_| ())
+    }
+
+    /// Whether a node asks for a serving certificate of nothing but itself: its name, and addresses that no other Node has.
+    async fn is_own_serving(
+        &self,
+        spec: &RequestSpec,
+        parameters: &rcgen::CertificateSigningRequestParams,
+        subject: &plan::Subject,
+    ) -> Result<bool, Error> {
+        let from_itself = spec.username == subject.common_name && spec.groups.iter().any(|g| g == "system:nodes");
+        let node = subject.common_name.strip_prefix("system:node:");
+        let (Some(node), true) = (node, from_itself && spec.signer_name == plan::KUBELET_SERVING) else {
+            return Ok(false);
+        };
+        if plan::refusal(&spec.signer_name, subject, &spec.usages).is_some() {
+            return Ok(false);
+        }
+        let Some(addresses) = plan::own_addresses(parameters, node) else { return Ok(false) };
+        let nodes: Vec<Value> = self.requests.api().list(&NODES, "", "").await?;
+        let taken = nodes.iter().filter(|other| other["metadata"]["name"] != node).any(|other| {
+            let others = other["status"]["addresses"].as_array().into_iter().flatten();
+            others.filter_map(|a| a["address"].as_str()?.parse().ok()).any(|address| addresses.contains(&address))
+        });
+        Ok(!taken)
+    }
+
     async fn may(&self, spec: &RequestSpec, subresource: &str) -> Result<bool, Error> {
         let mut body = json!({"spec": {"user": spec.username, "uid": spec.uid, "groups": spec.groups,
             "resourceAttributes": {"group": "certificates.k8s.io", "resource": "certificatesigningrequests",

@@ -83,6 +83,19 @@ pub fn is_node_client(signer: &str, subject: &Subject, usages: &[String]) -> boo
     signer == KUBELET_CLIENT && refusal(signer, subject, usages).is_none()
 }
 
+/// The addresses a serving certificate of the node would hold; `None` if it would also name something else.
+pub fn own_addresses(request: &CertificateSigningRequestParams, node: &str) -> Option<Vec<std::net::IpAddr>> {
+    let mut addresses = Vec::new();
+    for name in &request.params.subject_alt_names {
+        match name {
+            SanType::DnsName(name) if name.as_str() == node => {}
+            SanType::IpAddress(address) if !address.is_loopback() => addresses.push(*address),
+            _ => return None,
+        }
+    }
+    Some(addresses)
+}
+
 /// The signing key, in PKCS#8.
 fn key(pem: &str) -> Result<KeyPair, rcgen::Error> {
     KeyPair::from_pem(pem)

@@ -65,3 +65,17 @@ fn an_issued_certificate_has_the_subject_and_no_longer_life_than_allowed() {
     assert!(certificate.subject().to_string().contains("system:node:a"));
     assert!(!certificate.is_ca());
 }
+
+#[test]
+fn a_node_may_name_only_itself_in_a_serving_certificate() {
+    let table = [
+        (&["n1", "10.0.0.5"][..], Some(1)),
+        (&["n1"], Some(0)),
+        (&["n1", "kubernetes.default.svc"], None),
+        (&["n1", "127.0.0.1"], None),
+    ];
+    for (names, addresses) in table {
+        let (parameters, _) = plan::subject(&request("system:node:n1", "system:nodes", names)).unwrap();
+        assert_eq!(plan::own_addresses(&parameters, "n1").map(|a| a.len()), addresses, "{names:?}");
+    }
+}
