@@ -54,7 +54,9 @@ build_skeg() {
 bridge=skeg0
 subnet=10.88.0
 
-running() { [ -f "$cluster/run/$1.pid" ] && kill -0 "$(cat "$cluster/run/$1.pid")" 2>/dev/null; }
+# A process that has ended and is not reaped yet has no executable any more.
+alive() { readlink "/proc/$1/exe" >/dev/null 2>&1; }
+running() { [ -f "$cluster/run/$1.pid" ] && alive "$(cat "$cluster/run/$1.pid")"; }
 
 # background NAME COMMAND...: starts a program that outlives this script.
 background() {
@@ -78,7 +80,7 @@ wait_for() {
 stop() {
   local pid; running "$1" || { rm -f "$cluster/run/$1.pid"; return 0; }
   pid=$(cat "$cluster/run/$1.pid"); kill "$pid"
-  for _ in $(seq 150); do kill -0 "$pid" 2>/dev/null || break; sleep .1; done
+  for _ in $(seq 150); do alive "$pid" || break; sleep .1; done
   kill -9 "$pid" 2>/dev/null || true
   rm -f "$cluster/run/$1.pid"
 }
