@@ -2,7 +2,7 @@
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cluster=$top/.cluster
-skeg=$top/target/release/skeg
+skeg=${SKEG_BIN:-$top/target/release/skeg}
 version=v1.36.3
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -50,8 +50,10 @@ build_skeg() {
   (cd "$top" && cargo build --release --locked --bin skeg)
 }
 
-# The bridge that joins the network namespaces of a cluster with agents.
-bridge=skeg0
+# SKEG_NAME keeps a second cluster of the machine, started in a network namespace of its own, apart from the first: it names
+# network namespaces, cgroups and the bridge that joins the nodes.
+name=${SKEG_NAME:-skeg}
+bridge=${name}0
 subnet=10.88.0
 
 # A process that has ended and is not reaped yet has no executable any more.
@@ -60,17 +62,17 @@ running() { [ -f "$cluster/run/$1.pid" ] && alive "$(cat "$cluster/run/$1.pid")"
 
 # background NAME COMMAND...: starts a program that outlives this script.
 background() {
-  local name=$1; shift
-  setsid -f sh -c 'echo $$ > "$0"; exec "$@"' "$cluster/run/$name.pid" "$@" >> "$cluster/logs/$name.log" 2>&1 < /dev/null
-  for _ in $(seq 50); do [ -s "$cluster/run/$name.pid" ] && return; sleep .02; done
-  die "$name did not start, see $cluster/logs/$name.log"
+  local program=$1; shift
+  setsid -f sh -c 'echo $$ > "$0"; exec "$@"' "$cluster/run/$program.pid" "$@" >> "$cluster/logs/$program.log" 2>&1 < /dev/null
+  for _ in $(seq 50); do [ -s "$cluster/run/$program.pid" ] && return; sleep .02; done
+  die "$program did not start, see $cluster/logs/$program.log"
 }
 
 # wait_for PROGRAM SECONDS COMMAND...: until the command succeeds, or the program is gone, or time is up.
 wait_for() {
-  local name=$1 begun=$SECONDS limit=$2; shift 2
+  local program=$1 begun=$SECONDS limit=$2; shift 2
   until "$@" 2>/dev/null; do
-    running "$name" || { tail -n 5 "$cluster/logs/$name.log" >&2; die "$name ended; its log is $cluster/logs/$name.log"; }
+    running "$program" || { tail -n 5 "$cluster/logs/$program.log" >&2; die "$program ended; its log is $cluster/logs/$program.log"; }
     [ $((SECONDS-begun)) -lt "$limit" ] || { "$@" || true; die "not ready after $limit s; logs are in $cluster/logs"; }
     sleep .1
   done
