@@ -1,8 +1,11 @@
-//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive.
+//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive, and
+//! running the conformance tests.
 
+mod conformance;
 mod oci;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -15,7 +18,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Packs a directory as a one-layer OCI image archive that `skeg images import` reads.
+    /// Packs a directory as an OCI image archive that `skeg images import` reads.
     PackImage {
         /// The root file system of the image.
         #[arg(long)]
@@ -31,22 +34,29 @@ enum Command {
         cmd: Vec<String>,
         #[arg(long)]
         env: Vec<String>,
-        #[arg(long, default_value = "")]
-        user: String,
-        #[arg(long, default_value = "/")]
-        workdir: String,
+        #[arg(long)]
+        user: Option<String>,
+        #[arg(long)]
+        workdir: Option<String>,
         #[arg(long)]
         stop_signal: Option<String>,
         #[arg(long)]
         expose: Vec<String>,
+        /// An image that the archive holds: the root becomes a layer on top of it, and the archive keeps what it holds.
+        #[arg(long)]
+        onto: Option<String>,
     },
+    /// Runs upstream's conformance tests against a running cluster; hack/conformance calls it.
+    Conformance(conformance::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::PackImage { root, names, output, entrypoint, cmd, env, user, workdir, stop_signal, expose } => {
+        Command::PackImage { root, names, output, entrypoint, cmd, env, user, workdir, stop_signal, expose, onto } => {
             let config = oci::ImageConfig { entrypoint, cmd, env, user, workdir, stop_signal, expose };
-            oci::pack(&root, &names, &config, &output)
+            oci::pack(&root, &names, &config, onto.as_deref(), &output)?;
+            Ok(ExitCode::SUCCESS)
         }
+        Command::Conformance(args) => conformance::main(&args).map(ExitCode::from),
     }
 }

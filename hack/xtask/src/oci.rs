@@ -1,8 +1,10 @@
-//! Writes an OCI image layout as one tar: a layer, a config, a manifest and an index that carries the names.
+//! Writes an OCI image layout as one tar: layers, configs, manifests and an index that carries the names. An image may be
+//! put onto another one of the same archive, and shares its layers then.
 //! The same input gives the same bytes: entries are sorted, times and owners fixed.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -15,8 +17,8 @@ pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
     pub env: Vec<String>,
-    pub user: String,
-    pub workdir: String,
+    pub user: Option<String>,
+    pub workdir: Option<String>,
     pub stop_signal: Option<String>,
     pub expose: Vec<String>,
 }
@@ -26,45 +28,101 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Packs `root` under `names` into the archive `output` (written beside and renamed).
-pub fn pack(root: &Path, names: &[String], config: &ImageConfig, output: &Path) -> Result<()> {
+/// Packs `root` under `names` into the archive `output` (written beside and renamed). With `onto`, the name of an image that
+/// the archive holds already, `root` becomes a layer on top of that image, and the archive keeps what it holds.
+pub fn pack(root: &Path, names: &[String], config: &ImageConfig, onto: Option<&str>, output: &Path) -> Result<()> {
+    let mut layout = if onto.is_some() { Layout::read(output)? } else { Layout::default() };
+    let base = onto.map(|name| layout.image(name)).transpose()?;
     let layer_tar = layer(root)?;
-    let diff_id = digest(&layer_tar);
+    let diff_id = format!("sha256:{}", digest(&layer_tar));
     let layer = gzip(&layer_tar)?;
-    let config = serde_json::to_vec(&config_json(config, &diff_id))?;
+    let (base_config, mut layers) = base.unwrap_or((json!({}), Vec::new()));
+    layers.push(descriptor(LAYER, &layer));
+    let config = serde_json::to_vec(&config_json(config, &base_config, &diff_id))?;
     let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2, "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, &layer)],
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": layers,
     }))?;
-    let index = serde_json::to_vec(&json!({
-        "schemaVersion": 2, "mediaType": INDEX,
-        "manifests": names.iter().map(|name| named(&manifest, name)).collect::<Vec<_>>(),
-    }))?;
-    let partial = output.with_extension("partial");
-    let mut archive = tar::Builder::new(io::BufWriter::new(fs::File::create(&partial)?));
-    append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    append(&mut archive, "index.json", &index)?;
-    for blob in [&manifest, &config, &layer] {
-        append(&mut archive, &format!("blobs/sha256/{}", digest(blob)), blob)?;
+    layout.manifests.extend(names.iter().map(|name| named(&manifest, name)));
+    for blob in [manifest, config, layer] {
+        layout.blobs.insert(digest(&blob), blob);
     }
-    archive.into_inner()?.flush()?;
-    fs::rename(&partial, output).with_context(|| format!("rename to {}", output.display()))
+    layout.write(output)
 }
 
-fn config_json(config: &ImageConfig, diff_id: &str) -> Value {
-    let mut run = json!({ "WorkingDir": config.workdir });
-    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_string();
-    run["Env"] = json!(std::iter::once(&path).chain(&config.env).collect::<Vec<_>>());
-    for (name, list) in [("Entrypoint", &config.entrypoint), ("Cmd", &config.cmd)] {
-        if !list.is_empty() {
-            run[name] = json!(list);
+/// What an archive holds.
+#[derive(Default)]
+struct Layout {
+    manifests: Vec<Value>,
+    blobs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Layout {
+    fn read(path: &Path) -> Result<Self> {
+        let mut layout = Self::default();
+        let file = fs::File::open(path).with_context(|| format!("open {}", path.display()))?;
+        for entry in tar::Archive::new(io::BufReader::new(file)).entries()? {
+            let mut entry = entry?;
+            let name = entry.path()?.to_string_lossy().into_owned();
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data)?;
+            if name == "index.json" {
+                let index: Value = serde_json::from_slice(&data)?;
+                layout.manifests = index["manifests"].as_array().cloned().unwrap_or_default();
+            } else if let Some(digest) = name.strip_prefix("blobs/sha256/") {
+                layout.blobs.insert(digest.into(), data);
+            }
         }
+        Ok(layout)
     }
-    if !config.user.is_empty() {
-        run["User"] = json!(config.user);
+
+    /// The configuration and the layers of an image.
+    fn image(&self, name: &str) -> Result<(Value, Vec<Value>)> {
+        let entry = self.manifests.iter().find(|entry| entry["annotations"]["io.containerd.image.name"] == name);
+        let manifest = self.json(entry.with_context(|| format!("the archive holds no {name}"))?)?;
+        let layers = manifest["layers"].as_array().cloned().unwrap_or_default();
+        Ok((self.json(&manifest["config"])?, layers))
     }
-    if let Some(signal) = &config.stop_signal {
-        run["StopSignal"] = json!(signal);
+
+    fn json(&self, descriptor: &Value) -> Result<Value> {
+        let digest = descriptor["digest"].as_str().unwrap_or_default().trim_start_matches("sha256:");
+        Ok(serde_json::from_slice(self.blobs.get(digest).with_context(|| format!("no blob {digest}"))?)?)
+    }
+
+    fn write(&self, output: &Path) -> Result<()> {
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": self.manifests });
+        let partial = output.with_extension("partial");
+        let mut archive = tar::Builder::new(io::BufWriter::new(fs::File::create(&partial)?));
+        append(&mut archive, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        append(&mut archive, "index.json", &serde_json::to_vec(&index)?)?;
+        for (digest, blob) in &self.blobs {
+            append(&mut archive, &format!("blobs/sha256/{digest}"), blob)?;
+        }
+        archive.into_inner()?.flush()?;
+        fs::rename(&partial, output).with_context(|| format!("rename to {}", output.display()))
+    }
+}
+
+/// The configuration of an image: what is not given comes from the image that it is put onto.
+fn config_json(config: &ImageConfig, base: &Value, diff_id: &str) -> Value {
+    let mut run = match base["config"].clone() {
+        Value::Null => json!({
+            "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "WorkingDir": "/",
+        }),
+        inherited => inherited,
+    };
+    let env = run["Env"].as_array().cloned().unwrap_or_default();
+    run["Env"] = env.into_iter().chain(config.env.iter().map(|e| json!(e))).collect();
+    if !config.entrypoint.is_empty() {
+        run["Entrypoint"] = json!(config.entrypoint);
+    }
+    if !config.cmd.is_empty() {
+        run["Cmd"] = json!(config.cmd);
+    }
+    let stop_signal = config.stop_signal.iter().map(|signal| ("StopSignal", signal));
+    let user = config.user.iter().map(|user| ("User", user));
+    let workdir = config.workdir.iter().map(|dir| ("WorkingDir", dir));
+    for (name, value) in stop_signal.chain(user).chain(workdir) {
+        run[name] = json!(value);
     }
     if !config.expose.is_empty() {
         run["ExposedPorts"] = config.expose.iter().map(|port| (port.clone(), json!({}))).collect();
@@ -74,10 +132,13 @@ fn config_json(config: &ImageConfig, diff_id: &str) -> Value {
         "aarch64" => "arm64",
         other => other,
     };
+    let diff_ids = base["rootfs"]["diff_ids"].as_array().cloned().unwrap_or_default();
+    let diff_ids: Vec<Value> = diff_ids.into_iter().chain([json!(diff_id)]).collect();
+    let history: Vec<Value> =
+        diff_ids.iter().map(|_| json!({ "created": "1970-01-01T00:00:00Z", "created_by": "hack/images" })).collect();
     json!({
         "created": "1970-01-01T00:00:00Z", "architecture": architecture, "os": "linux", "config": run,
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "hack/images" }],
+        "rootfs": { "type": "layers", "diff_ids": diff_ids }, "history": history,
     })
 }
 
@@ -153,4 +214,45 @@ fn gzip(data: &[u8]) -> Result<Vec<u8>> {
 
 fn digest(data: &[u8]) -> String {
     Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(entrypoint: &str, user: Option<&str>) -> ImageConfig {
+        ImageConfig {
+            entrypoint: if entrypoint.is_empty() { vec![] } else { vec![entrypoint.into()] },
+            cmd: vec![],
+            env: vec![],
+            user: user.map(Into::into),
+            workdir: None,
+            stop_signal: None,
+            expose: vec![],
+        }
+    }
+
+    #[test]
+    fn an_image_put_onto_another_shares_its_layers_and_inherits_what_is_not_given() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (base, top, output) = (dir.path().join("base"), dir.path().join("top"), dir.path().join("i.tar"));
+        for (root, file) in [(&base, "a"), (&top, "b")] {
+            fs::create_dir(root)?;
+            fs::write(root.join(file), file)?;
+        }
+        pack(&base, &["r/base:1".into()], &config("/a", Some("7")), None, &output)?;
+        pack(&top, &["r/top:1".into(), "r/top:2".into()], &config("/b", None), Some("r/base:1"), &output)?;
+
+        let layout = Layout::read(&output)?;
+        let ((base_config, base_layers), (top_config, top_layers)) =
+            (layout.image("r/base:1")?, layout.image("r/top:2")?);
+        assert_eq!((base_layers.len(), top_layers.len()), (1, 2));
+        assert_eq!(base_layers[0], top_layers[0]);
+        assert_eq!(base_config["config"]["Entrypoint"], json!(["/a"]));
+        assert_eq!(top_config["config"]["Entrypoint"], json!(["/b"]));
+        assert_eq!(top_config["config"]["User"], "7");
+        assert_eq!(top_config["rootfs"]["diff_ids"].as_array().map(Vec::len), Some(2));
+        assert!(layout.image("r/none:1").is_err());
+        Ok(())
+    }
 }
