@@ -82,7 +82,7 @@ impl Ginkgo<'_> {
         command
             .arg(format!("--procs={}", self.procs))
             .arg(format!("--timeout={TIME_LIMIT}"))
-            .args(["--no-color", "--keep-going", "--output-interceptor-mode=none"])
+            .args(["-v", "--no-color", "--keep-going", "--output-interceptor-mode=none"])
             .args(["--json-report=report.json", "--junit-report=junit.xml"])
             .arg(format!("--output-dir={}", self.results.display()))
             .arg(format!("--focus={focus}"))
