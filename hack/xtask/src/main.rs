@@ -1,6 +1,7 @@
-//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive, and
-//! running the conformance tests.
+//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive,
+//! running the conformance tests, and measuring Skeg beside upstream.
 
+mod bench;
 mod conformance;
 mod oci;
 
@@ -18,6 +19,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measures Skeg beside upstream's control plane and prints the table of hack/bench.
+    Bench(bench::Args),
     /// Packs a directory as an OCI image archive that `skeg images import` reads.
     PackImage {
         /// The root file system of the image.
@@ -52,6 +55,7 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::PackImage { root, names, output, entrypoint, cmd, env, user, workdir, stop_signal, expose, onto } => {
             let config = oci::ImageConfig { entrypoint, cmd, env, user, workdir, stop_signal, expose };
             oci::pack(&root, &names, &config, onto.as_deref(), &output)?;
