@@ -119,8 +119,17 @@ pub fn output(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
     output_among(headers, query, &ALL)
 }
 
+/// The same for what has no columns: reviews, bindings, tokens, evictions.
+pub fn output_without_tables(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+    choose(headers, query, &ALL, false)
+}
+
 /// The same for objects that are served as `offered` only: custom resources have no protobuf.
 pub fn output_among(headers: &HeaderMap, query: &Query, offered: &[Media]) -> Result<Output, Status> {
+    choose(headers, query, offered, true)
+}
+
+fn choose(headers: &HeaderMap, query: &Query, offered: &[Media], tables: bool) -> Result<Output, Status> {
     let clauses = accept_clauses(headers);
     let pretty = wants_pretty(headers, query);
     if clauses.is_empty() {
@@ -133,7 +142,7 @@ pub fn output_among(headers: &HeaderMap, query: &Query, offered: &[Media]) -> Re
             }
             if let Some(transform) = transform(clause, query)? {
                 // Tables have no protobuf.
-                if media == Media::Protobuf && matches!(transform, Transform::Table { .. }) {
+                if (media == Media::Protobuf || !tables) && matches!(transform, Transform::Table { .. }) {
                     continue;
                 }
                 let pretty = (pretty || clause.param("pretty") == Some("1")) && media == Media::Json;
@@ -238,6 +247,19 @@ mod tests {
             Ok((Media::Json, Transform::Partial { beta: false })),
         );
         check("application/xml, application/yaml;q=0.5, application/json;q=0.4", Ok((Media::Yaml, Transform::None)));
+    }
+
+    #[test]
+    fn what_has_no_columns_is_no_table() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        for (accept, expect) in
+            [(table.to_owned(), Err(406)), (format!("{table},application/json"), Ok(Transform::None))]
+        {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            let got = output_without_tables(&headers, &Query::default()).map(|o| o.transform).map_err(|s| s.code);
+            assert_eq!(got, expect, "{accept}");
+        }
     }
 
     #[test]

@@ -369,3 +369,16 @@ async fn a_value_that_cannot_be_decoded_is_an_error_and_is_named() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test]
+async fn a_page_of_a_compacted_revision_is_refused_even_when_the_window_holds_it() {
+    let f = fixture(CacheOptions::default());
+    let old = f.put("/r/pods/a/1", "x@n").await;
+    let new = f.put("/r/pods/a/2", "x@n").await;
+    f.list("/r/pods/", Read::Consistent).await;
+    f.store.compact(new).await.unwrap();
+    let page = |read| ListRequest { prefix: "/r/pods/".into(), start_after: None, limit: Some(1), read };
+    let refused = f.cacher.list(&page(Read::Exact(old)), |_| true).await.map(drop);
+    assert!(matches!(refused, Err(StoreError::Compacted { requested, .. }) if requested == old), "{refused:?}");
+    assert!(f.cacher.list(&page(Read::Exact(new)), |_| true).await.is_ok());
+}

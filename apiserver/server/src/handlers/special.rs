@@ -138,6 +138,6 @@ impl Admission<'_> {
 
 pub fn respond(request: &SpecialRequest, code: StatusCode, object: &Value) -> Result<Response, Status> {
     let query = Query::parse(request.request.uri().query().unwrap_or(""));
-    let output = negotiate::output(request.request.headers(), &query)?;
+    let output = negotiate::output_without_tables(request.request.headers(), &query)?;
     Ok(respond::value(code, &Output { transform: Transform::None, ..output }, object))
 }

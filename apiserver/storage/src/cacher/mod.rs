@@ -207,10 +207,13 @@ impl<D: Decode> Cacher<D> {
             Read::AtLeast(revision) | Read::Exact(revision) => revision,
         };
         self.wait_until_fresh(wanted, self.inner.options.fresh_timeout).await?;
-        Ok(match read {
-            Read::Exact(revision) => Some(revision),
-            _ => None,
-        })
+        let Read::Exact(requested) = read else { return Ok(None) };
+        // The window may reach further back than the store: what a page token promises must not depend on it.
+        let compacted = self.inner.store.compacted_revision().await?;
+        if requested < compacted {
+            return Err(StoreError::Compacted { requested, compacted });
+        }
+        Ok(Some(requested))
     }
 
     /// One object, and the revision that the cache is at.
