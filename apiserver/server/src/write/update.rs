@@ -285,7 +285,8 @@ fn keep_system_fields(new: &mut Value, old: &Value) {
     }
 }
 
-/// Read, edit, compare-and-swap without admission, strategy and validation: for the server's own trusted edits.
+/// Read, edit, compare-and-swap without admission, strategy and validation: for the server's own trusted edits, which are
+/// nobody's change of the spec, so that generation stays (a pod that is bound has generation 1).
 pub async fn modify(
     server: &Arc<crate::server::Server>,
     resource: &Arc<crate::registry::Resource>,
@@ -302,7 +303,6 @@ pub async fn modify(
         let old = object::decode_stored(&live.value, live.mod_revision)?;
         let mut new = old.clone();
         edit(&mut new)?;
-        bump_generation(resource, &mut new, &old, false);
         let bytes = object::encode_stored(resource, &new);
         if dry_run || bytes == live.value {
             let revision = if dry_run { 0 } else { live.mod_revision };
