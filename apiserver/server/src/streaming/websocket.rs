@@ -32,6 +32,14 @@ pub fn offered(headers: &HeaderMap) -> Vec<String> {
 
 /// The answer that accepts the socket with `protocol`.
 pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response, Status> {
+    let mut answer = accept_plain(headers)?;
+    let protocol = http::HeaderValue::from_str(protocol).map_err(Status::internal_error)?;
+    answer.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    Ok(answer)
+}
+
+/// The answer that accepts the socket of a client that offers no subprotocol.
+pub fn accept_plain(headers: &HeaderMap) -> Result<Response, Status> {
     let bad = |text: &str| Status::bad_request(text.to_owned());
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing"))?;
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
@@ -43,7 +51,6 @@ pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response, Status> {
         .header(header::UPGRADE, "websocket")
         .header(header::CONNECTION, "Upgrade")
         .header(header::SEC_WEBSOCKET_ACCEPT, STANDARD.encode(proof))
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
         .body(Body::empty())
         .map_err(Status::internal_error)
 }
