@@ -9,7 +9,7 @@ use crate::observed::{Observed, State};
 use crate::pod;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::jiff::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Which list of the spec a container is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +93,34 @@ pub struct Plan {
     pub waiting: Vec<Waiting>,
     /// The pod is done: nothing runs, nothing will be started again.
     pub finished: bool,
+}
+
+impl Plan {
+    /// Whether containers of all these names are started by this plan.
+    pub fn starts_all(&self, pod: &Pod, names: &HashSet<String>) -> bool {
+        let started: Vec<&str> = self.actions.iter().filter_map(|action| started(pod, action)).collect();
+        names.iter().all(|name| started.contains(&name.as_str()))
+    }
+
+    /// The containers that this plan ends in order to start them anew.
+    pub fn killed_to_restart(&self, pod: &Pod) -> HashSet<String> {
+        let started: Vec<&str> = self.actions.iter().filter_map(|action| started(pod, action)).collect();
+        let killed = self.actions.iter().filter_map(|action| match action {
+            Action::Kill { name, .. } => Some(name.as_str()),
+            _ => None,
+        });
+        killed.filter(|name| started.contains(name)).map(str::to_string).collect()
+    }
+}
+
+/// The name of the container that an action starts.
+fn started<'a>(pod: &'a Pod, action: &Action) -> Option<&'a str> {
+    match action {
+        Action::Start { kind: Kind::Init, index, .. } => pod::init_containers(pod).get(*index),
+        Action::Start { kind: Kind::App, index, .. } => pod::spec(pod).containers.get(*index),
+        _ => None,
+    }
+    .map(|container| container.name.as_str())
 }
 
 /// Latest results of the probes that decide whether a container may live, by container id. No entry: not known yet.

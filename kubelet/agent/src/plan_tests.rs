@@ -175,6 +175,11 @@ fn failed_probes_and_changed_images_end_a_container() {
     changed.containers[0].recorded.hash += 1;
     let made = plan(Timestamp::UNIX_EPOCH, &both, &changed, &Probes::default(), &none);
     assert_eq!(show(&both, &made), "kill a Changed, start a 1");
+    let replaced = made.killed_to_restart(&both);
+    assert_eq!(replaced, HashSet::from(["a".to_string()]));
+    let next =
+        plan(Timestamp::UNIX_EPOCH, &both, &observed(&both, "ready", &["a 0", "b run"]), &Probes::default(), &none);
+    assert!(next.starts_all(&both, &replaced), "the gap between the two is not worth telling");
 }
 
 #[test]

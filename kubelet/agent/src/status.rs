@@ -74,24 +74,8 @@ pub fn pod_status(inputs: &Inputs) -> PodStatus {
         Kind::Ephemeral,
     );
     let all: Vec<&ContainerStatus> = init.iter().chain(&app).collect();
-    let mut phase = phase(pod, &all, inputs.terminal, any_active_app_started(pod, inputs.observed)).to_string();
-    for known in [old.phase.as_deref(), pod.status.as_ref().and_then(|s| s.phase.as_deref())].into_iter().flatten() {
-        if matches!(known, "Succeeded" | "Failed") && !matches!(phase.as_str(), "Succeeded" | "Failed") {
-            phase = known.to_string();
-        }
-    }
-    let (mut reason, mut message) = (None, None);
-    if old.phase.as_deref() == Some(phase.as_str()) {
-        reason = old.reason.clone();
-        message = old.message.clone();
-    }
-    if let Some((forced, why, text)) = inputs.forced
-        && !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
-    {
-        phase = forced.to_string();
-        reason = Some(why.to_string());
-        message = Some(text.to_string());
-    }
+    let started = any_active_app_started(pod, inputs.observed);
+    let Phase { phase, reason, message } = settled_phase(inputs, phase(pod, &all, inputs.terminal, started));
     let mut status = PodStatus {
         phase: Some(phase),
         reason: reason.filter(|r| !r.is_empty()),
@@ -110,6 +94,50 @@ pub fn pod_status(inputs: &Inputs) -> PodStatus {
     addresses(inputs, &mut status);
     status.conditions = Some(conditions(inputs, &status));
     status
+}
+
+/// A phase and why.
+#[derive(Default)]
+struct Phase {
+    phase: String,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+impl Phase {
+    fn of(status: &PodStatus) -> Self {
+        Self {
+            phase: status.phase.clone().unwrap_or_default(),
+            reason: status.reason.clone(),
+            message: status.message.clone(),
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
+}
+
+/// The phase to report, from the one that the containers make: a final one is never left again, one forced from outside
+/// goes before, and none is final while a container may still run (upstream: generateAPIPodStatus, mergePodStatus).
+fn settled_phase(inputs: &Inputs, computed: &str) -> Phase {
+    let of_api = inputs.pod.status.as_ref().map(Phase::of).unwrap_or_default();
+    let old = Phase::of(inputs.old);
+    if of_api.is_final() {
+        return if old.phase == of_api.phase && old.reason.is_some() { old } else { of_api };
+    }
+    let mut settled = Phase { phase: computed.to_string(), ..Default::default() };
+    if !settled.is_final() && old.is_final() {
+        settled.phase.clone_from(&old.phase);
+    }
+    if settled.phase == old.phase {
+        settled = Phase::of(inputs.old);
+    }
+    if let Some((phase, reason, message)) = inputs.forced {
+        settled = Phase { phase: phase.into(), reason: Some(reason.into()), message: Some(message.into()) };
+    }
+    let runs = !inputs.terminal && inputs.observed.running().next().is_some();
+    if runs && settled.is_final() && !old.is_final() { old } else { settled }
 }
 
 fn addresses(inputs: &Inputs, status: &mut PodStatus) {

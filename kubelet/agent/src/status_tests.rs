@@ -60,6 +60,10 @@ struct Case<'a> {
 }
 
 fn make(case: &Case) -> PodStatus {
+    make_forced(case, None)
+}
+
+fn make_forced(case: &Case, forced: Option<(&str, &str, &str)>) -> PodStatus {
     let observed = observed(case.containers);
     let reasons = case.reasons.iter().map(|(n, r)| (n.to_string(), (r.to_string(), "why".to_string()))).collect();
     pod_status(&Inputs {
@@ -70,7 +74,7 @@ fn make(case: &Case) -> PodStatus {
         probes: &Probes::default(),
         reasons: &reasons,
         terminal: case.terminal,
-        forced: None,
+        forced,
         node_ips: &["192.0.2.1".to_string()],
     })
 }
@@ -169,4 +173,24 @@ fn planning_again_after_success_changes_nothing_in_the_status() {
     let case = |old| Case { pod: &pod, containers: &["a run"], reasons: &[], terminal: false, old };
     let first = make(&case(PodStatus::default()));
     assert_eq!(make(&case(first.clone())), first);
+}
+
+#[test]
+fn a_forced_end_is_told_once_nothing_runs_and_stays() {
+    let forced = Some(("Failed", "DeadlineExceeded", "too long"));
+    let shown = |status: &PodStatus| {
+        format!("{} {}", status.phase.as_deref().unwrap(), status.reason.as_deref().unwrap_or("-"))
+    };
+    let mut pod = pod("Always", &["a"]);
+    let running =
+        make(&Case { pod: &pod, containers: &["a run"], reasons: &[], terminal: false, old: PodStatus::default() });
+    let ending = Case { pod: &pod, containers: &["a run"], reasons: &[], terminal: false, old: running.clone() };
+    let ending = make_forced(&ending, forced);
+    assert_eq!(shown(&ending), "Running -", "not over while a container runs");
+    let over = Case { pod: &pod, containers: &["a 0"], reasons: &[], terminal: true, old: ending };
+    let over = make_forced(&over, forced);
+    assert_eq!(shown(&over), "Failed DeadlineExceeded", "whatever the containers' exit codes are");
+    pod.status = Some(over.clone());
+    let again = Case { pod: &pod, containers: &["a 0"], reasons: &[], terminal: true, old: over };
+    assert_eq!(shown(&make(&again)), "Failed DeadlineExceeded");
 }
