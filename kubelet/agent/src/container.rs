@@ -1,6 +1,7 @@
 //! The configuration of a container: command, environment, mounts, limits, security.
 
 use crate::agent::Agent;
+use crate::image_volumes::{ImageVolume, ImageVolumes};
 use crate::observed::Observed;
 use crate::security::{self, ImageUser};
 use crate::volumes::{Volumes, subpath};
@@ -25,6 +26,8 @@ pub struct Request<'a> {
     pub pod_ips: &'a [String],
     /// Volumes that are ready.
     pub volumes: &'a Volumes,
+    /// Image volumes that are ready.
+    pub images: &'a ImageVolumes,
     /// Id of the image.
     pub image_id: &'a str,
     /// Its user.
@@ -149,20 +152,32 @@ fn one_mount(
     mount: &VolumeMount,
     value: &dyn Fn(&str) -> Option<String>,
 ) -> Result<v1::Mount, String> {
-    let volume = request.volumes.get(&mount.name).ok_or_else(|| {
-        format!("cannot find volume {:?} to mount into container {:?}", mount.name, request.container.name)
-    })?;
     let sub = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => path.clone(),
         (_, Some(expression)) if !expression.is_empty() => expand_sub_path(expression, value)?,
         _ => String::new(),
     };
+    let container_path =
+        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let (path, read_only) = match request.images.get(&mount.name) {
+        Some(ImageVolume::Runtime(image)) => {
+            let (image, image_sub_path) = (Some(image.clone()), sub);
+            return Ok(v1::Mount { container_path, image, image_sub_path, readonly: true, ..Default::default() });
+        }
+        Some(ImageVolume::Host(path)) => (path, true),
+        None => {
+            let volume = request.volumes.get(&mount.name).ok_or_else(|| {
+                format!("cannot find volume {:?} to mount into container {:?}", mount.name, request.container.name)
+            })?;
+            (&volume.path, volume.read_only)
+        }
+    };
     let host_path: PathBuf = if sub.is_empty() {
-        volume.path.clone()
+        path.clone()
     } else {
         let target =
             pod_dir.join("volume-subpaths").join(&mount.name).join(&request.container.name).join(index.to_string());
-        subpath::bind(&volume.path, &sub, &target).map_err(|e| {
+        subpath::bind(path, &sub, &target).map_err(|e| {
             format!(
                 "failed to prepare subPath for volumeMount {:?} of container {:?}: {e}",
                 mount.name, request.container.name
@@ -178,12 +193,10 @@ fn one_mount(
         Some("HostToContainer") => v1::MountPropagation::PropagationHostToContainer,
         _ => v1::MountPropagation::PropagationPrivate,
     };
-    let container_path =
-        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     Ok(v1::Mount {
         container_path,
         host_path: host_path.to_string_lossy().into_owned(),
-        readonly: mount.read_only == Some(true) || volume.read_only,
+        readonly: mount.read_only == Some(true) || read_only,
         propagation: propagation as i32,
         recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..Default::default()

@@ -33,6 +33,7 @@ mod events;
 mod hooks;
 mod hosts;
 mod http;
+mod image_volumes;
 mod kill;
 pub mod labels;
 mod machine;

@@ -19,6 +19,24 @@ pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts a filesystem that may only be read.
+pub fn mount_read_only(source: &str, target: &Path, kind: &str, options: &str) -> io::Result<()> {
+    let options = CString::new(options)?;
+    rustix::mount::mount(source, target, kind, MountFlags::RDONLY, options.as_c_str())?;
+    Ok(())
+}
+
+/// Binds a directory to another place, where it may only be read.
+pub fn bind_read_only(source: &Path, target: &Path) -> io::Result<()> {
+    bind(source, target)?;
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    if let Err(error) = rustix::mount::mount_remount(target, flags, c"") {
+        unmount(target)?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
 /// Ends a mount, lazily if it is in use. One that is not there is no error.
 pub fn unmount(target: &Path) -> io::Result<()> {
     match rustix::mount::unmount(target, UnmountFlags::NOFOLLOW) {

@@ -4,6 +4,7 @@ use crate::agent::Agent;
 use crate::backoff::Backoff;
 use crate::container;
 use crate::events::Type;
+use crate::image_volumes;
 use crate::kill;
 use crate::observed::{Observed, State};
 use crate::plan::{Action, KillReason, Kind, Plan};
@@ -263,6 +264,12 @@ async fn try_start(
         .ensure(pod, container, list, &sandbox_config, &*agent.references)
         .await
         .map_err(|f| Failure { reason: f.reason, message: f.message, event: false, retry: f.retry })?;
+    let images = image_volumes::ensure(agent, pod, container, &sandbox_config).await.map_err(|f| Failure {
+        reason: f.reason,
+        message: f.message,
+        event: true,
+        retry: f.retry,
+    })?;
     agent.services.ready(Duration::from_secs(5)).await;
     let ips = pod_ips(agent, pod, observed);
     let request = container::Request {
@@ -272,6 +279,7 @@ async fn try_start(
         observed,
         pod_ips: &ips,
         volumes,
+        images: &images,
         image_id: &image.id,
         image_user: &image.user,
     };

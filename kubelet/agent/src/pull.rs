@@ -6,7 +6,7 @@ use crate::events::{Recorder, Type};
 use crate::pod;
 use crate::security::ImageUser;
 use base64::Engine;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 use skeg_cri::{ImageService, v1};
@@ -74,20 +74,45 @@ impl Puller {
         sandbox: &v1::PodSandboxConfig,
         lookup: &dyn Lookup,
     ) -> Result<Present, Failure> {
-        let requested = container.image.clone().unwrap_or_default();
-        let image = with_tag(&requested);
         let event = |kind, reason: &'static str, text: String| {
             self.recorder.container(pod, list, &container.name, kind, reason, text);
         };
+        let requested = container.image.as_deref().unwrap_or_default();
+        self.ensure_image(pod, requested, container.image_pull_policy.as_deref(), sandbox, lookup, &event).await
+    }
+
+    /// Makes the image of a volume present.
+    pub async fn ensure_volume(
+        &self,
+        pod: &Pod,
+        source: &ImageVolumeSource,
+        sandbox: &v1::PodSandboxConfig,
+        lookup: &dyn Lookup,
+    ) -> Result<Present, Failure> {
+        let event = |kind, reason: &'static str, text: String| self.recorder.pod(pod, kind, reason, text);
+        let requested = source.reference.as_deref().unwrap_or_default();
+        self.ensure_image(pod, requested, source.pull_policy.as_deref(), sandbox, lookup, &event).await
+    }
+
+    async fn ensure_image(
+        &self,
+        pod: &Pod,
+        requested: &str,
+        policy: Option<&str>,
+        sandbox: &v1::PodSandboxConfig,
+        lookup: &dyn Lookup,
+        event: &(dyn Fn(Type, &'static str, String) + Sync),
+    ) -> Result<Present, Failure> {
+        let image = with_tag(requested);
         let fail = |reason, message: String| Failure { reason, message, retry: None };
-        if !valid(&requested) {
+        if !valid(requested) {
             let message = format!(
                 "Failed to apply default image tag {requested:?}: couldn't parse image name {requested:?}: invalid reference format"
             );
             event(Type::Warning, "InspectFailed", message.clone());
             return Err(fail("InvalidImageName", message));
         }
-        let policy = container.image_pull_policy.as_deref().unwrap_or(default_policy(&image));
+        let policy = policy.filter(|p| !p.is_empty()).unwrap_or(default_policy(&image));
         let status = self.images.image_status(&image).await.map_err(|e| {
             let message = format!("Failed to inspect image {image:?}: {e}");
             event(Type::Warning, "InspectFailed", message.clone());

@@ -13,6 +13,7 @@
 use crate::agent::{Agent, PodView, Wake};
 use crate::backoff::Backoff;
 use crate::events::Type;
+use crate::image_volumes;
 use crate::kill;
 use crate::observed::{self, Observed, State};
 use crate::perform::{self, Memory};
@@ -28,7 +29,7 @@ use crate::volumes::{self, Volumes};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use skeg_cri::v1::LinuxContainerResources;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -81,13 +82,15 @@ pub struct Worker {
     backoff: Backoff,
     probes: ProbeSet,
     volumes: Volumes,
-    held: Option<(std::collections::HashSet<references::Key>, Held)>,
+    held: Option<(HashSet<references::Key>, Held)>,
     mount_failures: u32,
     /// It ran to its end.
     finished: bool,
     /// Everything of it has been taken down.
     torn_down: bool,
     deadline_hit: Option<Forced>,
+    /// Containers that were ended a moment ago to be started anew: nobody is told of the gap between.
+    restarting: HashSet<String>,
     /// Cgroup values in force, by container id.
     applied: HashMap<String, LinuxContainerResources>,
 }
@@ -120,6 +123,7 @@ impl Worker {
             finished: false,
             torn_down: false,
             deadline_hit: None,
+            restarting: HashSet::new(),
             applied: HashMap::new(),
         }
     }
@@ -312,9 +316,13 @@ impl Worker {
     async fn sync(&mut self, desired: &Desired) -> Step {
         let pod = desired.pod.clone();
         self.hold_references(&pod);
-        self.publish(desired, false, false);
         let probes = self.probes.results();
         let plan = plan::plan(Timestamp::now(), &pod, &self.observed, &probes, &self.backoff);
+        // Upstream kills and starts in one step, so that a container that is only replaced never shows as ended.
+        let restarting = std::mem::take(&mut self.restarting);
+        if restarting.is_empty() || !plan.starts_all(&pod, &restarting) {
+            self.publish(desired, false, false);
+        }
         if plan.finished {
             self.finished = true;
             return Step::Again;
@@ -343,6 +351,7 @@ impl Worker {
             // A pod that is to end does not wait for an image.
             () = ending(&mut watching) => return Step::Again,
         };
+        self.restarting = plan.killed_to_restart(&pod);
         if outcome.changed {
             return Step::Again;
         }
@@ -506,6 +515,7 @@ impl Worker {
         let config = self.agent.config.clone();
         let result = tokio::task::spawn_blocking(move || volumes::tear_down(&config, &uid)).await;
         result.map_err(std::io::Error::other)??;
+        image_volumes::forget(&self.agent, pod).await.map_err(std::io::Error::other)?;
         if let Some(cgroups) = &self.agent.cgroups {
             cgroups.remove_pod(pod);
         }

@@ -78,6 +78,12 @@ macro_rules! call {
     }};
 }
 
+/// Whether a containerd of this version can mount images into containers.
+fn mounts_images(version: &str) -> bool {
+    let mut parts = version.trim_start_matches('v').split('.').map(|p| p.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (2, 1)
+}
+
 fn missing(operation: &'static str) -> Error {
     Error::new(operation, Code::Internal, "the runtime's answer is empty")
 }
@@ -94,6 +100,17 @@ impl RuntimeService for Client {
 
     async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse> {
         Ok(call!(self.runtime(), runtime_config, "RuntimeConfig", v1::RuntimeConfigRequest {}))
+    }
+
+    async fn image_snapshotter(&self) -> Result<Option<String>> {
+        let version = self.version().await?;
+        if version.runtime_name != "containerd" || mounts_images(&version.runtime_version) {
+            return Ok(None);
+        }
+        let status = call!(self.runtime(), status, "Status", v1::StatusRequest { verbose: true });
+        let config = status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let named = config.and_then(|c| c["containerd"]["snapshotter"].as_str().map(str::to_string));
+        Ok(Some(named.filter(|name| !name.is_empty()).unwrap_or_else(|| "overlayfs".into())))
     }
 
     async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String> {
@@ -257,5 +274,17 @@ impl ImageService for Client {
 
     async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse> {
         Ok(call!(self.image(), image_fs_info, "ImageFsInfo", v1::ImageFsInfoRequest {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn images_are_mounted_by_containerd_from_2_1_on() {
+        for (version, mounts) in
+            [("1.6.20~ds1", false), ("1.7.27", false), ("2.0.5", false), ("2.1.0", true), ("v2.4.2", true)]
+        {
+            assert_eq!(super::mounts_images(version), mounts, "{version}");
+        }
     }
 }

@@ -143,6 +143,10 @@ impl RuntimeService for FakeRuntime {
         })
     }
 
+    async fn image_snapshotter(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     async fn status(&self) -> Result<v1::StatusResponse> {
         self.lock().begin("Status", "")?;
         let conditions = ["RuntimeReady", "NetworkReady"]

@@ -1,7 +1,7 @@
 //! The only door to the container runtime.
 //!
 //! Owns: the CRI v1 messages, the [`RuntimeService`] and [`ImageService`] traits, the client that speaks them over a
-//! unix socket, the runtime's event stream, image import, and the recording fake for tests. Does not own: any decision
+//! unix socket, the runtime's event stream, image import, images as snapshots, and the recording fake for tests. Does not own: any decision
 //! about pods, or the life of the runtime's process.
 //!
 //! ```text
@@ -18,6 +18,7 @@ mod fake;
 mod import;
 mod redact;
 mod service;
+mod snapshots;
 
 pub use client::Client;
 pub use error::{Error, Result};
@@ -25,6 +26,7 @@ pub use events::{EventKind, EventStream, RuntimeEvent};
 pub use fake::{Call, FakeRuntime};
 pub use import::{ImportError, import_oci_archive};
 pub use service::{ImageService, RuntimeService};
+pub use snapshots::{SnapshotMount, Snapshots};
 
 /// CRI v1 messages.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
@@ -32,7 +34,7 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
-/// The parts of containerd's own API that CRI has no words for: events, content, images, leases.
+/// The parts of containerd's own API that CRI has no words for: events, content, images, leases, snapshots, diffs.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]
 pub(crate) mod containerd {
     pub mod types {
@@ -55,6 +57,16 @@ pub(crate) mod containerd {
         pub mod images {
             pub mod v1 {
                 tonic::include_proto!("containerd.services.images.v1");
+            }
+        }
+        pub mod diff {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.diff.v1");
+            }
+        }
+        pub mod snapshots {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.snapshots.v1");
             }
         }
         pub mod leases {

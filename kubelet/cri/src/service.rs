@@ -13,6 +13,8 @@ pub trait RuntimeService: Send + Sync {
     async fn status(&self) -> Result<v1::StatusResponse>;
     /// The cgroup driver the runtime uses; `Unimplemented` before containerd 2.0.
     async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse>;
+    /// The snapshotter through which images can be mounted as volumes; none where the runtime mounts them itself.
+    async fn image_snapshotter(&self) -> Result<Option<String>>;
     /// Creates and starts a sandbox with its network; returns its id.
     async fn run_pod_sandbox(&self, config: v1::PodSandboxConfig, handler: &str) -> Result<String>;
     /// Ends everything in a sandbox and gives its network back. Idempotent.

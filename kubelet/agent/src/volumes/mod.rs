@@ -43,7 +43,8 @@ pub struct SetUpError {
 /// Sets up or updates all volumes of a pod. Idempotent.
 pub async fn set_up(config: &Config, client: &kube::Client, sources: &Sources<'_>) -> Result<Volumes, SetUpError> {
     let mut ready = Volumes::new();
-    for volume in pod::spec(sources.pod).volumes.iter().flatten() {
+    // Images are the business of `image_volumes`: they are pulled like those of containers.
+    for volume in pod::spec(sources.pod).volumes.iter().flatten().filter(|v| v.image.is_none()) {
         let done = one(config, client, sources, volume).await;
         let done = done.map_err(|reason| SetUpError { volume: volume.name.clone(), reason })?;
         ready.insert(volume.name.clone(), done);
