@@ -72,9 +72,11 @@ busybox() {
   for applet in $("$root/bin/busybox" --list); do
     [ "$applet" = busybox ] || [ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
   done
-  # Debian's busybox aborts on `wget -T`: GNU wget takes its place.
-  [ -d "$work/gnu" ] || debian gnu wget
-  programs gnu "$1" wget
+  # Debian's busybox aborts on `wget -T`, and its shell keeps variables from its children whose names are no identifiers,
+  # which upstream's busybox does not: GNU's take their places.
+  [ -d "$work/gnu" ] || debian gnu bash wget
+  programs gnu "$1" bash wget
+  ln -sf bash "$root/bin/sh"
 }
 
 # go_program MODULE PACKAGE OUTPUT: builds a program of a Go module of this repository.
