@@ -55,6 +55,7 @@ build_skeg() {
 name=${SKEG_NAME:-skeg}
 bridge=${name}0
 subnet=10.88.0
+registry_port=5035
 
 # A process that has ended and is not reaped yet has no executable any more.
 alive() { readlink "/proc/$1/exe" >/dev/null 2>&1; }

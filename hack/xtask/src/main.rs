@@ -1,9 +1,10 @@
-//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive,
-//! running the conformance tests, and measuring Skeg beside upstream.
+//! What the scripts under `hack/` need that is more than shell: packing a directory as an OCI image archive, serving such
+//! archives as a registry, running the conformance tests, and measuring Skeg beside upstream.
 
 mod bench;
 mod conformance;
 mod oci;
+mod registry;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +50,14 @@ enum Command {
         #[arg(long)]
         onto: Option<String>,
     },
+    /// Serves the images of a directory's archives to container runtimes, read-only.
+    ServeImages {
+        /// Where the archives (*.tar) are.
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        listen: std::net::SocketAddr,
+    },
     /// Runs upstream's conformance tests against a running cluster; hack/conformance calls it.
     Conformance(conformance::Args),
 }
@@ -61,6 +70,7 @@ fn main() -> anyhow::Result<ExitCode> {
             oci::pack(&root, &names, &config, onto.as_deref(), &output)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::ServeImages { dir, listen } => registry::serve(&dir, listen).map(|()| ExitCode::SUCCESS),
         Command::Conformance(args) => conformance::main(&args).map(ExitCode::from),
     }
 }
