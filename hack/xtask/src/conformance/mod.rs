@@ -80,7 +80,7 @@ pub fn main(args: &Args) -> Result<u8> {
     let ginkgo = run::Ginkgo { bin: &args.bin, kubeconfig: &args.kubeconfig, results: &args.results, procs };
     let outcomes = ginkgo.run(&all, &chosen)?;
     results::write(&args.results.join("results.json"), &outcomes)?;
-    conclude(args, &outcomes, begun.elapsed().as_secs_f64(), procs)
+    conclude(args, &all, &outcomes, begun.elapsed().as_secs_f64(), procs)
 }
 
 fn choose(args: &Args, all: &[Spec]) -> Result<Vec<Spec>> {
@@ -100,7 +100,7 @@ fn default_procs() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) * 4).clamp(4, 24)
 }
 
-fn conclude(args: &Args, outcomes: &[Outcome], wall_seconds: f64, procs: usize) -> Result<u8> {
+fn conclude(args: &Args, all: &[Spec], outcomes: &[Outcome], wall_seconds: f64, procs: usize) -> Result<u8> {
     let list = args.lists.join("passing.txt");
     let passing = specs::read_list(&list)?;
     let ratchet = ratchet::compare(&passing, outcomes);
@@ -116,6 +116,11 @@ fn conclude(args: &Args, outcomes: &[Outcome], wall_seconds: f64, procs: usize) 
     if args.update_passing {
         std::fs::write(&list, ratchet::with_new(&passing, &ratchet.new))?;
         println!("{} tests are new in {}", ratchet.new.len(), list.display());
+    }
+    let failing = ratchet::listed(&std::fs::read_to_string(args.lists.join("failing.md"))?);
+    let misplaced = ratchet::misplaced(all, &specs::read_list(&list)?, &failing);
+    if outcomes.len() == all.len() && !misplaced.is_empty() {
+        println!("{} tests stand neither in passing.txt nor in failing.md, or in both", misplaced.len());
     }
     for name in &ratchet.left {
         println!("left passing.txt: {name}");

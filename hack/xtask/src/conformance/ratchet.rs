@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::results::{Outcome, State};
+use super::specs::Spec;
 
 /// How a run compares with the list.
 #[derive(Debug, PartialEq)]
@@ -24,6 +25,21 @@ pub fn compare(passing: &[String], outcomes: &[Outcome]) -> Ratchet {
         left: names(|outcome, listed| listed && outcome.state != State::Passed),
         new: names(|outcome, listed| !listed && outcome.state == State::Passed),
     }
+}
+
+/// The tests that stand in none of the two lists, or in both: each must stand in one of them.
+pub fn misplaced(all: &[Spec], passing: &[String], failing: &[String]) -> Vec<String> {
+    let names = all.iter().map(|spec| &spec.name);
+    names.filter(|name| passing.contains(name) == failing.contains(name)).cloned().collect()
+}
+
+/// The tests that a page in Markdown lists: `- [sig-…] …`.
+pub fn listed(page: &str) -> Vec<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("- "))
+        .filter(|name| name.starts_with("[sig-"))
+        .map(Into::into)
+        .collect()
 }
 
 /// The text of the list with the new ones in it, sorted.
@@ -55,5 +71,13 @@ mod tests {
         let ratchet = compare(&passing, &run);
         assert_eq!(ratchet, Ratchet { left: vec!["c".into(), "d".into()], new: vec!["a".into()] });
         assert_eq!(with_new(&passing, &ratchet.new), "a\nb\nc\nd\noutside of this run\n");
+    }
+
+    #[test]
+    fn every_test_stands_in_one_of_the_two_lists() {
+        let all = ["[sig-a] 1", "[sig-a] 2", "[sig-a] 3", "[sig-a] 4"].map(|name| Spec { name: name.into() });
+        let failing = listed("# Why\n\n- a cause\n- [sig-a] 2\n- [sig-a] 3\n");
+        let misplaced = misplaced(&all, &["[sig-a] 1".into(), "[sig-a] 3".into()], &failing);
+        assert_eq!(misplaced, ["[sig-a] 3", "[sig-a] 4"]);
     }
 }
