@@ -16,6 +16,7 @@ use serde_json::Value;
 use skeg_machinery::status::Status;
 
 use crate::admission::Operation;
+use crate::query::{Query, WriteKind, WriteParameters};
 use crate::request::{RequestInfo, UserInfo};
 use crate::resources::Resources;
 use crate::server::Server;
@@ -56,20 +57,31 @@ impl SpecialRequest {
         // Not an async fn: the future must not hold `self`, whose body cannot be shared between threads.
         let kind = crate::handlers::special::body_kind(self);
         let (info, user, server, warnings) = (&self.info, &self.user, &self.server, &*self.warnings);
+        let options = self.options(operation);
         async move {
-            let admission = crate::handlers::special::Admission { kind: kind?, info, user, server, warnings };
+            let admission =
+                crate::handlers::special::Admission { kind: kind?, info, user, server, warnings, options: options? };
             admission.run(operation, old, object, dry_run).await
         }
     }
 
+    /// The options that admission sees: those of a create; a connection has none.
+    fn options(&self, operation: Operation) -> Result<Value, Status> {
+        if operation != Operation::Create {
+            return Ok(Value::Null);
+        }
+        let query = Query::parse(self.request.uri().query().unwrap_or(""));
+        WriteParameters::from_query(&query, WriteKind::Create).map(|parameters| parameters.options)
+    }
+
     /// Whether the query asks for dryRun=All.
     pub fn dry_run(&self) -> bool {
-        crate::query::Query::parse(self.request.uri().query().unwrap_or("")).all("dryRun").any(|v| v == "All")
+        Query::parse(self.request.uri().query().unwrap_or("")).all("dryRun").any(|v| v == "All")
     }
 
     /// The first value of a query parameter.
     pub fn query(&self, name: &str) -> Option<String> {
-        crate::query::Query::parse(self.request.uri().query().unwrap_or("")).get(name).map(str::to_owned)
+        Query::parse(self.request.uri().query().unwrap_or("")).get(name).map(str::to_owned)
     }
 
     /// An answer in the media type that the client accepts.

@@ -46,7 +46,7 @@ pub async fn start(
     let mut config = Config::new(store, skeg_catalog::all().into_iter().map(Arc::new).collect());
     config.shutdown = shutdown.clone();
     let server = Server::new(config);
-    let edge = Edge::new(server.resources(), pki, options)?;
+    let edge = Edge::new(server.resources(), server.types(), pki, options)?;
     let tls = serving::tls::client_config(&[pki.ca.certificate_der()], Some(&pki.apiserver_kubelet_client))?;
     let kubelets = Arc::new(Kubelets { resources: server.resources(), tls: Arc::new(tls) });
     let mut chain = edge.chain(specials(&kubelets, &edge));

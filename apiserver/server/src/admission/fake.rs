@@ -8,11 +8,13 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::{Value, json};
 use skeg_machinery::gvk::{GroupResource, GroupVersionKind, GroupVersionResource};
+use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
 
 use super::{Attributes, Operation};
 use crate::request::UserInfo;
 use crate::resources::{Change, Edit, Resources, WriteOptions};
+use crate::served::{Served, Types};
 
 type Key = (String, String, String, String);
 
@@ -225,6 +227,53 @@ impl Write {
             old_object: self.old.as_ref(),
             options: &self.options,
             warnings: &self.warnings,
+            reinvocation: Default::default(),
         }
+    }
+}
+
+/// Types without schemas: objects convert by changing their apiVersion, and are whole as they are.
+#[derive(Default)]
+pub struct Kinds(Vec<Served>);
+
+impl Kinds {
+    pub fn with(
+        mut self,
+        group: &'static str,
+        versions: &[&'static str],
+        resource: &'static str,
+        kind: &'static str,
+    ) -> Self {
+        self.0.extend(versions.iter().map(|version| Served {
+            resource: GroupVersionResource::new(group, *version, resource),
+            kind: GroupVersionKind::new(group, *version, kind),
+        }));
+        self
+    }
+}
+
+#[async_trait]
+impl Types for Kinds {
+    fn equivalents(&self, resource: &GroupVersionResource, _: &str) -> Vec<Served> {
+        let same = |served: &&Served| served.resource.group_resource() == resource.group_resource();
+        self.0.iter().filter(same).cloned().collect()
+    }
+
+    async fn convert(&self, mut object: Value, _: &Served, to: &Served) -> Result<Value, Status> {
+        object["apiVersion"] = json!(to.kind.api_version());
+        Ok(object)
+    }
+
+    fn complete(&self, object: &Value, _: &Served) -> Result<Value, Status> {
+        Ok(object.clone())
+    }
+
+    fn schema(&self, kind: &GroupVersionKind) -> Option<TypeRef> {
+        Schema::kubernetes().lookup(kind)
+    }
+
+    fn resource_of(&self, kind: &GroupVersionKind) -> Option<(GroupVersionResource, bool)> {
+        let found = self.0.iter().find(|served| served.kind == *kind)?;
+        Some((found.resource.clone(), true))
     }
 }

@@ -8,9 +8,11 @@ use skeg_machinery::status::Status;
 use crate::request::UserInfo;
 
 pub mod certificates;
+pub mod chain;
 #[cfg(test)]
 pub mod fake;
 pub mod limit_ranger;
+pub mod matching;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_defaults;
@@ -21,6 +23,7 @@ pub mod resource_quota;
 pub mod service_account;
 pub mod service_addresses;
 pub mod storage;
+pub mod webhooks;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -44,12 +47,18 @@ pub struct Attributes<'a> {
     /// Create, update, patch or delete options.
     pub options: &'a Value,
     pub warnings: &'a std::sync::Mutex<Vec<String>>,
+    /// What the plug-ins that may be asked again know of this write.
+    pub reinvocation: chain::Reinvocation,
 }
 
 #[async_trait]
 pub trait Plugin: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     async fn mutate(&self, _attributes: &Attributes<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+    /// The first half of a delete, which has no object to change.
+    async fn before_delete(&self, _attributes: &Attributes<'_>) -> Result<(), Status> {
         Ok(())
     }
     async fn validate(&self, _attributes: &Attributes<'_>, _object: Option<&Value>) -> Result<(), Status> {
@@ -66,6 +75,12 @@ impl Attributes<'_> {
     /// Whether this write is of the resource or of one of its subresources.
     pub fn is_any(&self, group: &str, resource: &str) -> bool {
         self.resource.group == group && self.resource.resource == resource
+    }
+
+    /// The namespace that a request is in; that of a namespace itself is its own (upstream's RequestInfo).
+    pub fn seen_namespace(&self) -> &str {
+        let of_itself = self.namespace.is_empty() && self.is_any("", "namespaces");
+        if of_itself { self.name } else { self.namespace }
     }
 
     pub fn warn(&self, warning: impl Into<String>) {

@@ -1,7 +1,7 @@
 //! Puts authentication, authorization and admission together for one server, and runs what they need beside requests.
 //!
 //! Long-lived tasks, all ended by the one token: RBAC (follows roles and bindings), Node authorizer (pods, volumes) and
-//! service addresses (services), and what puts back the objects that must be there. None takes input from another.
+//! service addresses (services), webhooks (their configurations), and what puts back the objects that must be there. None takes input from another.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -30,6 +30,7 @@ use crate::admission::resource_quota::ResourceQuota;
 use crate::admission::service_account::ServiceAccount;
 use crate::admission::service_addresses::ServiceAddresses;
 use crate::admission::storage::{PersistentVolumeClaimResize, StorageObjectInUseProtection};
+use crate::admission::webhooks::{Callers, MutatingWebhooks, ValidatingWebhooks};
 use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::request_header::RequestHeader;
 use crate::authn::service_account::{IssuerError, ServiceAccountTokens, TokenIssuer};
@@ -44,8 +45,10 @@ use crate::authz::{self, Authorizer, Masters};
 use crate::pki::Pki;
 use crate::pki::join::BootstrapToken;
 use crate::resources::Resources;
+use crate::served::Types;
 use crate::server::{Chain, Check, PathHandler};
 use crate::special::SpecialHandler;
+use crate::webhook::Webhooks;
 
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
@@ -94,11 +97,18 @@ pub struct Edge {
     rbac: Arc<Rbac>,
     node: Arc<NodeAuthorizer>,
     addresses: Arc<ServiceAddresses>,
+    mutating: Arc<MutatingWebhooks>,
+    validating: Arc<ValidatingWebhooks>,
     ready: Arc<AtomicBool>,
 }
 
 impl Edge {
-    pub fn new(resources: Arc<dyn Resources>, pki: &Pki, options: EdgeOptions) -> Result<Self, EdgeError> {
+    pub fn new(
+        resources: Arc<dyn Resources>,
+        types: Arc<dyn Types>,
+        pki: &Pki,
+        options: EdgeOptions,
+    ) -> Result<Self, EdgeError> {
         let issuer = TokenIssuer::new(&options.issuer, options.audiences.clone(), &pki.service_account_key)?;
         let issuer = Arc::new(issuer);
         let authenticator = authenticator(&resources, pki, &issuer, &options)?;
@@ -107,8 +117,21 @@ impl Edge {
             Arc::new(authz::Union(vec![Arc::new(Masters), node.clone(), rbac.clone()]));
         let addresses =
             ServiceAddresses::new(options.service_networks.clone(), options.node_ports.clone(), resources.clone());
-        let ready = Arc::new(AtomicBool::new(false));
-        Ok(Edge { options, resources, issuer, authenticator, authorizer, rbac, node, addresses, ready })
+        let webhooks = Arc::new(Webhooks::new(resources.clone()));
+        let callers = Arc::new(Callers { resources: resources.clone(), types, webhooks });
+        Ok(Edge {
+            options,
+            resources,
+            issuer,
+            authenticator,
+            authorizer,
+            rbac,
+            node,
+            addresses,
+            mutating: Arc::new(MutatingWebhooks::new(callers.clone())),
+            validating: Arc::new(ValidatingWebhooks::new(callers)),
+            ready: Arc::new(AtomicBool::new(false)),
+        })
     }
 
     /// What [`crate::server::Server::install`] takes. `specials` serve what the generic handlers do not.
@@ -134,7 +157,7 @@ impl Edge {
         }
     }
 
-    /// In upstream's order (pkg/kubeapiserver/options/plugins.go). Webhooks and policies go right before the quota.
+    /// In upstream's order (pkg/kubeapiserver/options/plugins.go).
     fn admission(&self) -> Vec<Arc<dyn Plugin>> {
         let resources = || self.resources.clone();
         let authorizer = || self.authorizer.clone();
@@ -156,6 +179,8 @@ impl Edge {
             Arc::new(DefaultIngressClass { resources: resources() }),
             Arc::new(Escalation { rbac: self.rbac.clone(), authorizer: authorizer() }),
             self.addresses.clone(),
+            self.mutating.clone(),
+            self.validating.clone(),
             Arc::new(ResourceQuota::new(resources())),
         ]
     }
@@ -167,6 +192,8 @@ impl Edge {
         tasks.spawn(self.rbac.clone().run(self.resources.clone(), token()));
         tasks.spawn(self.node.clone().run(self.resources.clone(), token()));
         tasks.spawn(self.addresses.clone().run(token()));
+        tasks.spawn(self.mutating.clone().run(token()));
+        tasks.spawn(self.validating.clone().run(token()));
         initial::write(&self.resources, objects::namespaces()).await?;
         let (policy, rest) =
             tokio::join!(initial::write_policy(&self.resources), initial::write(&self.resources, self.objects(pki)));

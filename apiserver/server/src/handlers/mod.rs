@@ -27,7 +27,7 @@ use crate::write::Write;
 mod changes;
 pub mod list;
 mod read;
-mod scale;
+pub mod scale;
 pub mod special;
 mod table;
 pub mod watch;

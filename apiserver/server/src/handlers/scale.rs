@@ -15,17 +15,45 @@ use super::{Target, method_not_allowed};
 use crate::negotiate::{self, Output, Transform};
 use crate::object;
 use crate::query::{WriteKind, WriteParameters};
+use crate::registry::Resource;
 use crate::respond;
 use crate::write::patch::Patch;
 use crate::write::store_failure;
 use crate::write::update::Change;
 
-const KIND: GroupVersionKind = GroupVersionKind::from_static("autoscaling", "v1", "Scale");
+/// The subresource's name.
+pub const NAME: &str = "scale";
+pub const KIND: GroupVersionKind = GroupVersionKind::from_static("autoscaling", "v1", "Scale");
 
-struct Paths<'a> {
+/// Where in the parent the parts of its Scale are.
+pub struct Paths<'a> {
     spec: &'a str,
     status: &'a str,
     selector: Option<&'a str>,
+}
+
+impl<'a> Paths<'a> {
+    pub fn of(resource: &'a Resource) -> Option<Paths<'a>> {
+        match resource.subresource(NAME).map(|s| &s.behaviour) {
+            Some(Subresource::Scale { spec_replicas, status_replicas, selector }) => Some(Paths {
+                spec: spec_replicas.trim_start_matches('.'),
+                status: status_replicas.trim_start_matches('.'),
+                selector: selector.as_deref().map(|path| path.trim_start_matches('.')),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The Scale that a parent shows.
+    pub fn of_parent(&self, parent: &Value) -> Value {
+        scale_of(parent, self)
+    }
+
+    /// Writes the replicas of a Scale into its parent.
+    pub fn set_replicas(&self, parent: &mut Value, scale: &Value) {
+        let replicas = meta::i64_at(scale, &["spec", "replicas"]).unwrap_or(0);
+        set_at(parent, self.spec, json!(replicas));
+    }
 }
 
 pub async fn serve(target: &mut Target, verb: Verb) -> Result<Response, Status> {
@@ -44,14 +72,7 @@ fn scale_type() -> Result<TypeRef, Status> {
 }
 
 fn paths(target: &Target) -> Result<Paths<'_>, Status> {
-    match target.resource.subresource("scale").map(|s| &s.behaviour) {
-        Some(Subresource::Scale { spec_replicas, status_replicas, selector }) => Ok(Paths {
-            spec: spec_replicas.trim_start_matches('.'),
-            status: status_replicas.trim_start_matches('.'),
-            selector: selector.as_deref().map(|path| path.trim_start_matches('.')),
-        }),
-        _ => Err(super::no_such_path()),
-    }
+    Paths::of(&target.resource).ok_or_else(super::no_such_path)
 }
 
 async fn read_parent(target: &Target) -> Result<Value, Status> {
@@ -144,7 +165,7 @@ async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
     let change = parent_change(target, &sent, replicas).await?;
     let mut write = target.write(target.name(), &parameters);
     write.subresource = None;
-    write.seen_as = "scale";
+    write.seen_as = NAME;
     let updated = write.update(&change).await?;
     let parent = target.resource.from_storage(target.version(), updated.stored.value)?;
     answer(target, &parent)

@@ -11,7 +11,7 @@ use skeg_machinery::schema::Schema;
 use skeg_machinery::status::Status;
 
 use super::{no_such_path, read_body};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, chain};
 use crate::negotiate::{self, Output, Transform};
 use crate::object;
 use crate::query::{FieldValidation, Query, WriteKind, WriteParameters};
@@ -94,6 +94,7 @@ pub struct Admission<'a> {
     pub user: &'a UserInfo,
     pub server: &'a Arc<Server>,
     pub warnings: &'a Mutex<Vec<String>>,
+    pub options: Value,
 }
 
 impl Admission<'_> {
@@ -105,7 +106,6 @@ impl Admission<'_> {
         dry_run: bool,
     ) -> Result<(), Status> {
         let info = self.info;
-        let options = Value::Object(Default::default());
         let attributes = Attributes {
             operation,
             kind: self.kind,
@@ -120,19 +120,15 @@ impl Admission<'_> {
             user: self.user,
             dry_run,
             old_object: old,
-            options: &options,
+            options: &self.options,
             warnings: self.warnings,
+            reinvocation: Default::default(),
         };
         let plugins = &self.server.chain().admission;
         if let Some(object) = object.as_deref_mut() {
-            for plugin in plugins {
-                plugin.mutate(&attributes, object).await?;
-            }
+            chain::mutate(plugins, &attributes, object).await?;
         }
-        for plugin in plugins {
-            plugin.validate(&attributes, object.as_deref()).await?;
-        }
-        Ok(())
+        chain::validate(plugins, &attributes, object.as_deref()).await
     }
 }
 

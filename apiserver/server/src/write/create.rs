@@ -25,6 +25,7 @@ impl Write<'_> {
         let name = meta::name(&object).to_owned();
         let step = Step { operation: Operation::Create, name: &name, old: None, options: &self.parameters.options };
         self.mutate(&step, &mut object).await?;
+        self.check_namespace(&mut object)?;
 
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         if !generated {

@@ -9,7 +9,7 @@ use skeg_machinery::status::Status;
 use skeg_storage::{KeyValue, Op, Precondition, StoreError};
 
 use super::{Step, Write, store_failure, timestamp};
-use crate::admission::Operation;
+use crate::admission::{Operation, chain};
 use crate::object::{self, Stored};
 use crate::query::DeleteOptions;
 
@@ -56,6 +56,7 @@ impl Write<'_> {
             let old_seen = self.resource.from_storage(self.version, old.clone())?;
             let step =
                 Step { operation: Operation::Delete, name: self.name, old: Some(&old_seen), options: &options.raw };
+            chain::before_delete(&self.server.chain().admission, &self.attributes(&step)).await?;
             self.admit(&step, None).await?;
             if let Some(deleted) = self.perform(next, old, &live).await? {
                 return Ok(deleted);

@@ -17,7 +17,8 @@ use skeg_machinery::status::Status;
 use skeg_machinery::{meta, validation};
 use skeg_storage::StoreError;
 
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Operation, chain};
+use crate::handlers::scale;
 use crate::query::WriteParameters;
 use crate::registry::Resource;
 use crate::request::UserInfo;
@@ -70,7 +71,7 @@ impl Write<'_> {
     fn attributes<'b>(&'b self, step: &Step<'b>) -> Attributes<'b> {
         Attributes {
             operation: step.operation,
-            kind: self.kind(),
+            kind: if self.seen_as == scale::NAME { scale::KIND } else { self.kind() },
             resource: GroupVersionResource::new(
                 self.resource.spec.group.clone(),
                 self.version.version.clone(),
@@ -84,23 +85,36 @@ impl Write<'_> {
             old_object: step.old,
             options: step.options,
             warnings: self.warnings,
+            reinvocation: Default::default(),
         }
     }
 
     async fn mutate(&self, step: &Step<'_>, object: &mut Value) -> Result<(), Status> {
-        let attributes = self.attributes(step);
-        for plugin in &self.server.chain().admission {
-            plugin.mutate(&attributes, object).await?;
-        }
+        let plugins = &self.server.chain().admission;
+        let Some(scale) = self.scale() else {
+            return chain::mutate(plugins, &self.attributes(step), object).await;
+        };
+        let old = step.old.map(|old| scale.of_parent(old));
+        let step = Step { old: old.as_ref(), ..*step };
+        let mut seen = scale.of_parent(object);
+        chain::mutate(plugins, &self.attributes(&step), &mut seen).await?;
+        scale.set_replicas(object, &seen);
         Ok(())
     }
 
     async fn admit(&self, step: &Step<'_>, object: Option<&Value>) -> Result<(), Status> {
-        let attributes = self.attributes(step);
-        for plugin in &self.server.chain().admission {
-            plugin.validate(&attributes, object).await?;
-        }
-        Ok(())
+        let plugins = &self.server.chain().admission;
+        let Some(scale) = self.scale() else {
+            return chain::validate(plugins, &self.attributes(step), object).await;
+        };
+        let (old, object) = (step.old.map(|old| scale.of_parent(old)), object.map(|object| scale.of_parent(object)));
+        let step = Step { old: old.as_ref(), ..*step };
+        chain::validate(plugins, &self.attributes(&step), object.as_ref()).await
+    }
+
+    /// How admission sees a write of the scale subresource, which changes the whole object: as a Scale.
+    fn scale(&self) -> Option<scale::Paths<'_>> {
+        if self.seen_as == scale::NAME { scale::Paths::of(self.resource) } else { None }
     }
 
     pub(crate) fn warn(&self, texts: impl IntoIterator<Item = String>) {

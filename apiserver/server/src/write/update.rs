@@ -76,6 +76,8 @@ impl Write<'_> {
         }
         let step = self.update_step(&old_seen);
         self.mutate(&step, &mut new).await?;
+        self.check_namespace(&mut new)?;
+        self.check_name(&mut new)?;
 
         let mut new = self.resource.to_storage(self.version, new)?;
         self.check_resource_version(&mut new, &old)?;
