@@ -68,6 +68,7 @@ controllers! {
     "job-controller" => crate::job::run,
     "cronjob-controller" => crate::cronjob::run,
     "ttl-after-finished-controller" => crate::ttlafterfinished::run,
+    "resourcequota-controller" => crate::resourcequota::run,
     "disruption-controller" => crate::disruption::run,
     "pod-garbage-collector-controller" => crate::podgc::run,
     "certificatesigningrequest-approving-controller" => crate::certificates::run_approver,
