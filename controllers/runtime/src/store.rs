@@ -1,8 +1,10 @@
 //! One type's objects as this process knows them: what the watch said and what we wrote ourselves, whichever is newer.
 //!
-//! *Invariant*: of one object, versions are applied in increasing order; of one name, incarnations (uids) likewise.
+//! *Invariant*: of one object, versions are applied in increasing order; of one name, incarnations (uids) likewise. What
+//! the watch saw end does not come back, however late the answer to a write of ours arrives.
 //! Handlers run in the order of application, one at a time, and must not write to the store that calls them.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, RwLock};
 
 use hashbrown::{HashMap, HashSet};
@@ -67,7 +69,13 @@ struct Inner<T> {
     indexes: Vec<Index<T>>,
     /// Incarnations that a delete of ours ended; a late event must not bring them back.
     gone: HashSet<Str>,
+    /// Incarnations that the watch saw end last; a late answer to a write must not bring them back.
+    ended: HashSet<Str>,
+    ended_in_order: VecDeque<Str>,
 }
+
+/// How many ended incarnations are remembered: far more than end while one request is answered.
+const ENDED: usize = 4096;
 
 /// The objects of one type, with indexes. Cheap to share; reads never wait for the network.
 pub struct Store<T: Object> {
@@ -91,7 +99,13 @@ impl<T: Object> Store<T> {
             indexes.push(index(BY_NAMESPACE, |o| vec![o.meta().namespace.clone()]));
         }
         indexes.push(index(BY_OWNER, |o| o.meta().controller().map(|c| c.uid.clone()).into_iter().collect()));
-        let inner = Inner { objects: HashMap::new(), indexes, gone: HashSet::new() };
+        let inner = Inner {
+            objects: HashMap::new(),
+            indexes,
+            gone: HashSet::new(),
+            ended: HashSet::new(),
+            ended_in_order: VecDeque::new(),
+        };
         Self { inner: RwLock::new(inner), telling: Mutex::default(), synced: watch::Sender::new(false), api }
     }
 
@@ -184,7 +198,7 @@ impl<T: Object> Store<T> {
         let key = object.meta().key();
         let old = {
             let mut inner = self.inner.write().expect("no panic while the store is locked");
-            if inner.gone.contains(&object.meta().uid) {
+            if inner.gone.contains(&object.meta().uid) || inner.ended.contains(&object.meta().uid) {
                 return object;
             }
             if let Some(known) = inner.objects.get(&key)
@@ -214,6 +228,7 @@ impl<T: Object> Store<T> {
         let removed = {
             let mut inner = self.inner.write().expect("no panic while the store is locked");
             inner.gone.remove(&last.meta().uid);
+            inner.remember_end(&last.meta().uid);
             let key = last.meta().key();
             match inner.objects.get(&key) {
                 Some(known) if known.meta().uid == last.meta().uid => inner.remove(&key),
@@ -249,6 +264,11 @@ impl<T: Object> Store<T> {
         let handlers = self.telling.lock().expect("no handler panics");
         let listed: HashSet<Key> = items.iter().map(|o| o.meta().key()).collect();
         let uids: HashSet<Str> = items.iter().map(|o| o.meta().uid.clone()).collect();
+        {
+            // A complete list is right about what there is, even after a restored backup.
+            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            inner.ended.retain(|uid| !uids.contains(uid));
+        }
         for item in items {
             self.apply_told(&handlers, item);
         }
@@ -345,6 +365,18 @@ impl<T: Object> crate::reflector::Sink for Store<T> {
 }
 
 impl<T: Object> Inner<T> {
+    fn remember_end(&mut self, uid: &Str) {
+        if uid.is_empty() || !self.ended.insert(uid.clone()) {
+            return;
+        }
+        self.ended_in_order.push_back(uid.clone());
+        if self.ended_in_order.len() > ENDED
+            && let Some(oldest) = self.ended_in_order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+    }
+
     fn insert(&mut self, key: Key, object: Arc<T>) -> Option<Arc<T>> {
         let old = self.objects.insert(key.clone(), object.clone());
         for index in &mut self.indexes {
@@ -389,5 +421,32 @@ impl<T> Index<T> {
 fn tell<T>(handlers: &[Handler<T>], change: &Change<'_, T>) {
     for handler in handlers {
         handler(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::Namespace;
+    use crate::testing::FakeApi;
+
+    fn namespace(uid: &str, version: u64) -> Namespace {
+        let metadata = serde_json::json!({"name": "n", "uid": uid, "resourceVersion": version.to_string()});
+        serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_does_not_bring_back_what_the_watch_saw_end() {
+        let store = Store::<Namespace>::new(Api::new(FakeApi::default().client()));
+        store.apply(namespace("a", 1));
+        store.deleted(namespace("a", 3));
+        store.apply(namespace("a", 2));
+        assert!(store.is_empty());
+        store.apply(namespace("b", 4));
+        assert_eq!(store.len(), 1);
+        for n in 0..2 * ENDED {
+            store.deleted(namespace(&n.to_string(), 5));
+        }
+        assert_eq!(store.read().ended.len(), ENDED);
     }
 }
