@@ -4,7 +4,7 @@
 //! Task: inputs are the API watch, static pods, finished workers and evictions; output is a state channel per worker.
 
 use crate::admission;
-use crate::agent::{Agent, Wake};
+use crate::agent::{Agent, NodeView, Wake};
 use crate::events::Type;
 use crate::labels;
 use crate::pod;
@@ -12,7 +12,7 @@ use crate::report::Reporter;
 use crate::status::OWNED;
 use crate::worker::{Desired, Forced, Worker};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::runtime::watcher;
@@ -125,7 +125,7 @@ impl Pods {
                     changed
                 });
             }
-            None => self.begin(Arc::new(pod), false),
+            None => self.begin(Arc::new(pod), false).await,
         }
     }
 
@@ -136,22 +136,40 @@ impl Pods {
         }
     }
 
+    /// Whether the node takes the pod. The labels of a node may change just before a pod is bound to it because of them,
+    /// so they are read again before a pod is refused for them.
+    async fn judge(&self, pod: &Pod) -> Result<(), (String, String)> {
+        let others: Vec<Arc<Pod>> = self.handles.values().map(|h| h.desired.borrow().pod.clone()).collect();
+        let config = &self.agent.config;
+        let admit = |view: &NodeView| {
+            admission::admit(pod, others.iter().map(|p| &**p), view, &config.node_name, config.max_pods)
+        };
+        let view = self.agent.node_view();
+        match admit(&view) {
+            Err((reason, message)) if reason == "NodeAffinity" => {
+                let nodes: Api<Node> = Api::all(self.agent.client.clone());
+                let Ok(node) = nodes.get(&config.node_name).await else { return Err((reason, message)) };
+                let labels = node.metadata.labels.unwrap_or_default();
+                admit(&NodeView { labels, ..NodeView::clone(&view) })
+            }
+            verdict => verdict,
+        }
+    }
+
     /// Starts a pod's worker.
-    fn begin(&mut self, pod: Arc<Pod>, removed: bool) {
+    async fn begin(&mut self, pod: Arc<Pod>, removed: bool) {
         let uid = pod::uid(&pod).to_string();
         let mut desired = Desired { pod: pod.clone(), removed, forced: None };
         // A pod that ran before this agent was started has been admitted.
         let fresh = pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
-        if !removed && fresh && pod::deletion(&pod).is_none() && !pod::is_terminal(&pod) {
-            let others: Vec<Arc<Pod>> = self.handles.values().map(|h| h.desired.borrow().pod.clone()).collect();
-            let view = self.agent.node_view();
-            let config = &self.agent.config;
-            let verdict =
-                admission::admit(&pod, others.iter().map(|p| &**p), &view, &config.node_name, config.max_pods);
-            if let Err((reason, message)) = verdict {
-                self.agent.recorder.pod(&pod, Type::Warning, leak_reason(&reason), message.clone());
-                desired.forced = Some(Forced { reason, message, grace: None, rejected: true });
-            }
+        if !removed
+            && fresh
+            && pod::deletion(&pod).is_none()
+            && !pod::is_terminal(&pod)
+            && let Err((reason, message)) = self.judge(&pod).await
+        {
+            self.agent.recorder.pod(&pod, Type::Warning, leak_reason(&reason), message.clone());
+            desired.forced = Some(Forced { reason, message, grace: None, rejected: true });
         }
         let (tx, rx) = watch::channel(desired);
         let wake = Wake { notify: Arc::new(Notify::new()), ended: Arc::default() };
@@ -219,7 +237,7 @@ impl Pods {
             pod.metadata.name = sandbox.labels.get(labels::POD_NAME).cloned();
             pod.metadata.namespace = sandbox.labels.get(labels::POD_NAMESPACE).cloned();
             tracing::info!(pod = pod::title(&pod), "taking down a pod that is no longer wanted");
-            self.begin(Arc::new(pod), true);
+            self.begin(Arc::new(pod), true).await;
         }
         self.remove_orphaned_dirs().await;
     }
@@ -270,7 +288,7 @@ impl Pods {
             if predecessor {
                 self.waiting.insert(name.clone(), pod);
             } else {
-                self.begin(pod, false);
+                self.begin(pod, false).await;
             }
             self.check_mirror(&name).await;
         }
@@ -329,7 +347,7 @@ impl Pods {
                 let name = self.handles.remove(&uid).map(|h| full_name(&h.desired.borrow().pod));
                 self.class_shares();
                 if let Some(pod) = name.and_then(|name| self.waiting.remove(&name)) {
-                    self.begin(pod, false);
+                    self.begin(pod, false).await;
                 }
             }
             Err(error) => tracing::error!(%error, "a pod worker failed"),
