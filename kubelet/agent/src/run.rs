@@ -61,6 +61,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         runtime: agent.runtime.clone(),
         client: agent.client.clone(),
         name: agent.config.node_name.clone(),
+        data_dir: agent.config.data_dir.clone(),
     };
     tasks.spawn(bound.serve(Arc::new(served), shutdown.clone()));
     tasks.close();

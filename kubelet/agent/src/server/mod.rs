@@ -12,6 +12,7 @@ mod lines;
 mod logs;
 mod stream;
 mod tls;
+mod volumes;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ pub struct Node {
     pub runtime: Arc<dyn RuntimeService>,
     pub client: kube::Client,
     pub name: String,
+    pub data_dir: std::path::PathBuf,
 }
 
 /// A node server that listens and does not answer yet.
@@ -173,6 +175,8 @@ async fn route(node: &Arc<Node>, request: Request<hyper::body::Incoming>) -> Res
         (Method::POST, ["run", rest @ ..]) => {
             stream::run(node, &target(rest)?, request.uri().query().unwrap_or("")).await
         }
+        (Method::PUT, ["localVolumes", name]) => volumes::make(&node.data_dir, name).await,
+        (Method::DELETE, ["localVolumes", name]) => volumes::remove(&node.data_dir, name).await,
         _ => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n")),
     }
 }
