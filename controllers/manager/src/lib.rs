@@ -16,13 +16,16 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslicemirroring;
+mod ephemeralvolume;
 mod garbagecollector;
 mod hash;
 mod history;
 mod job;
+mod localpath;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
+mod persistentvolume;
 mod podgc;
 mod pods;
 mod replicaset;
@@ -30,6 +33,7 @@ mod resourcequota;
 mod rootca;
 mod serviceaccount;
 mod statefulset;
+mod storageprotection;
 mod tainteviction;
 #[cfg(test)]
 mod testing;
@@ -38,3 +42,5 @@ mod ttlafterfinished;
 
 pub use config::{Config, NAMES, Signing};
 pub use context::{Error, run, run_with};
+/// The provisioner of storage classes whose volumes are directories of a node.
+pub const LOCAL_PATH: &str = localpath::plan::NAME;

@@ -215,6 +215,10 @@ impl Api {
     pub async fn get_bytes(&self, path: &str, accept: &str) -> Result<Bytes, Error> {
         self.bytes("GET", path, accept, "", Vec::new()).await
     }
+    /// A request without a body to any path (a node through its proxy, say), the answer decoded.
+    pub async fn send<T: DeserializeOwned>(&self, method: &'static str, path: &str) -> Result<T, Error> {
+        decode(path, &self.bytes(method, path, "application/json", "", Vec::new()).await?)
+    }
     /// The object, read from the server.
     pub async fn get<T: DeserializeOwned>(&self, resource: &Resource, namespace: &str, name: &str) -> Result<T, Error> {
         self.get_path(&resource.path(namespace, name, "")).await

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hashbrown::HashSet;
 use serde_json::{Value, json};
-use skeg_controller_runtime::objects::{ControllerRevision, PersistentVolumeClaimMeta, Pod, StatefulSet};
+use skeg_controller_runtime::objects::{ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet};
 use skeg_controller_runtime::{
     Clock, Controller, DeleteOptions, Error, EventRecorder, Object, ObjectRef, Outcome, Owner, PatchKind, Store, Str,
     WorkQueue, run_controller,
@@ -24,7 +24,7 @@ use plan::{Action, Observed, REVISION_LABEL};
 struct StatefulSets {
     sets: Arc<Store<StatefulSet>>,
     pods: Arc<Store<Pod>>,
-    claims: Arc<Store<PersistentVolumeClaimMeta>>,
+    claims: Arc<Store<PersistentVolumeClaim>>,
     revisions: Arc<Store<ControllerRevision>>,
     events: EventRecorder,
     clock: Arc<dyn Clock>,
@@ -34,7 +34,7 @@ pub(crate) async fn run(context: Context) {
     let queue = Arc::new(WorkQueue::new());
     let sets = context.stores.get::<StatefulSet>();
     let pods = context.stores.get::<Pod>();
-    let claims = context.stores.get::<PersistentVolumeClaimMeta>();
+    let claims = context.stores.get::<PersistentVolumeClaim>();
     let revisions = context.stores.get::<ControllerRevision>();
     index_orphans(&pods);
     index_orphans(&revisions);

@@ -219,10 +219,6 @@ crate::metadata_object!(
     /// A service account.
     ServiceAccount, "", "v1", "ServiceAccount", "serviceaccounts", true
 );
-crate::metadata_object!(
-    /// A claim's metadata.
-    PersistentVolumeClaimMeta, "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true
-);
 
 /// The published root certificates (only ConfigMaps of this name are watched).
 #[derive(Clone, Debug, Default, Deserialize)]

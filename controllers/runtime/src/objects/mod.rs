@@ -3,6 +3,7 @@
 pub mod core;
 pub mod node;
 pub mod pod;
+pub mod volume;
 pub mod workload;
 
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use crate::meta::{Meta, Pairs};
 pub use self::core::*;
 pub use node::*;
 pub use pod::*;
+pub use volume::*;
 pub use workload::*;
 
 /// A condition of any object.

@@ -201,6 +201,8 @@ pub struct PodSpec {
     pub placement: Option<Box<Placement>>,
     /// (volume, claim), ephemeral volumes with the claim's generated name.
     pub claims: Box<[(Str, Str)]>,
+    /// Some of those claims are its own.
+    pub ephemeral: bool,
     pub active_deadline_seconds: Option<i64>,
 }
 
@@ -501,7 +503,8 @@ impl From<Wire> for Pod {
                 .any(|kept| if kept.ends_with('/') { key.starts_with(kept) } else { key == *kept })
         });
         let claims = claims(&metadata.name, &wire.spec.volumes);
-        Self { spec: wire.spec.into_spec(claims), status: wire.status.into(), metadata }
+        let ephemeral = wire.spec.volumes.iter().any(|v| v.ephemeral.is_some());
+        Self { spec: wire.spec.into_spec(claims, ephemeral), status: wire.status.into(), metadata }
     }
 }
 
@@ -515,7 +518,7 @@ fn claims(pod: &str, volumes: &[WireVolume]) -> Box<[(Str, Str)]> {
 }
 
 impl WireSpec {
-    fn into_spec(self, claims: Box<[(Str, Str)]>) -> PodSpec {
+    fn into_spec(self, claims: Box<[(Str, Str)]>, ephemeral: bool) -> PodSpec {
         let placement = Placement {
             node_selector: self.node_selector,
             affinity: self.affinity,
@@ -541,6 +544,7 @@ impl WireSpec {
             scheduling_gates: self.scheduling_gates.into_iter().map(|g| g.name).collect(),
             placement: (placement != Placement::default()).then(|| Box::new(placement)),
             claims,
+            ephemeral,
             active_deadline_seconds: self.active_deadline_seconds,
         }
     }
