@@ -10,18 +10,18 @@ use crate::objects::{Node, Pod};
 use crate::preemption::{self, Budget, Preemption};
 use crate::score;
 use crate::snapshot::{NodeInfo, Snapshot};
+use crate::volumes::Choice;
 
 /// What to do with a pod.
 #[derive(Debug)]
 pub enum Decision {
     Bind {
         node: Str,
+        /// What to do about its claims first.
+        volumes: Vec<Choice>,
     },
     /// No node fits; `preempt` makes room for a later try.
-    Unfit {
-        message: String,
-        preempt: Option<Preemption>,
-    },
+    Unfit { message: String, preempt: Option<Preemption> },
 }
 
 /// Everything that a decision looks at.
@@ -59,10 +59,15 @@ pub fn schedule(view: &View<'_>, pod: &Pod, random: &mut dyn FnMut() -> u64) -> 
         }
     }
     if !fitting.is_empty() {
-        return Decision::Bind { node: best(view.snapshot, pod, &fitting, random) };
+        let node = best(view.snapshot, pod, &fitting, random);
+        let chosen = fitting.iter().find(|(n, _)| n.meta.name == node);
+        let volumes = chosen.map(|(node, _)| filters.choices(node)).unwrap_or_default();
+        return Decision::Bind { node, volumes };
     }
-    let mut message =
-        histogram(refusals.len(), refusals.iter().flat_map(|(_, reasons)| reasons.iter().map(|r| &*r.text)));
+    let mut message = match filters.hopeless() {
+        Some(reason) => format!("0/{} nodes are available: {}.", refusals.len(), reason.text),
+        None => histogram(refusals.len(), refusals.iter().flat_map(|(_, reasons)| reasons.iter().map(|r| &*r.text))),
+    };
     if refusals.is_empty() {
         return Decision::Unfit { message: "no nodes available to schedule pods".to_owned(), preempt: None };
     }

@@ -7,6 +7,7 @@ use skeg_controller_runtime::{Key, Str};
 use crate::objects::{Node, Pod, Taint};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::spread::Spread;
+use crate::volumes::{Choice, Demand, Volumes};
 
 /// Why a node cannot run a pod; the text stands in the FailedScheduling event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,18 +26,33 @@ impl Reason {
 /// What is found once for a pod before its nodes are looked at, one by one.
 pub struct Filters<'a> {
     pod: &'a Pod,
+    volumes: &'a Volumes,
+    /// What its claims ask of a node, or why none will do.
+    demand: Result<Demand, Reason>,
     inter_pod: InterPod,
     spread: Spread,
 }
 
 impl<'a> Filters<'a> {
     /// `without`: pods taken as gone (victims of a preemption that is being weighed).
-    pub fn new(snapshot: &Snapshot, pod: &'a Pod, without: &HashSet<Key>) -> Self {
+    pub fn new(snapshot: &'a Snapshot, pod: &'a Pod, without: &HashSet<Key>) -> Self {
         Self {
             pod,
+            volumes: &snapshot.volumes,
+            demand: snapshot.volumes.demand(pod),
             inter_pod: InterPod::new(snapshot, pod, without),
             spread: Spread::new(snapshot, pod, without, true),
         }
+    }
+
+    /// Why no node at all can run the pod.
+    pub fn hopeless(&self) -> Option<&Reason> {
+        self.demand.as_ref().err()
+    }
+
+    /// What becomes of the pod's claims on a node that fits.
+    pub fn choices(&self, node: &Node) -> Vec<Choice> {
+        self.demand.as_ref().ok().and_then(|demand| self.volumes.choices(demand, node)).unwrap_or_default()
     }
 
     /// Every reason of the first plug-in that refuses; empty: the node fits.
@@ -64,6 +80,13 @@ impl<'a> Filters<'a> {
         let short = insufficient(pod, node, info);
         if !short.is_empty() {
             return short;
+        }
+        let unserved = match &self.demand {
+            Ok(demand) => self.volumes.refuses(demand, node),
+            Err(reason) => Some(reason.clone()),
+        };
+        if let Some(reason) = unserved {
+            return vec![reason];
         }
         if let Some(reason) = self.spread.refuses(node) {
             return vec![reason];

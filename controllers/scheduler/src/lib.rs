@@ -1,13 +1,14 @@
 //! Gives every pending pod a node.
 //!
 //! ```text
-//!  watches (pods, nodes, namespaces, budgets) ──▶ State { Snapshot, Queue } ──▶ cycle::schedule (pure)
+//!  watches (pods, nodes, volumes, budgets, …)  ──▶ State { Snapshot, Queue } ──▶ cycle::schedule (pure)
 //!                                                     ▲                               │ Bind / Unfit + preempt
 //!                                                     └── assumed until bound ◀── shell: binding, status, events
 //! ```
 //!
 //! A decision looks at every node: no sampling. A pod is counted on its node from the moment of the decision, so the next
-//! decision does not wait for the write. Binds volumes not at all: pods with claims wait for their volumes on the node.
+//! decision does not wait for the write. Claims that wait for their first pod get their volume, or a request for one, between
+//! the decision and the binding.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cycle;
@@ -23,6 +24,7 @@ mod spread;
 mod state;
 #[cfg(test)]
 mod tests;
+mod volumes;
 
 use std::sync::Arc;
 

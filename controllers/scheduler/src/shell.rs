@@ -1,11 +1,13 @@
 //! The scheduler's IO: watches in; bindings, statuses, evictions and Events out. Decides nothing.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use skeg_controller_runtime::clock::{rfc3339, until};
+use skeg_controller_runtime::objects::{PersistentVolume, PersistentVolumeClaim, StorageClass};
 use skeg_controller_runtime::{Clock, DeleteOptions, Error, EventRecorder, Events, Object, PatchKind, Store, Stores};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,9 +16,13 @@ use crate::cycle::Decision;
 use crate::objects::{Namespace, Node, Pod};
 use crate::preemption::{Budget, Preemption};
 use crate::state::{Decided, State};
+use crate::volumes::Choice;
 
 /// Decisions between two looks at the rest of the world.
 const BATCH: usize = 64;
+/// How long the claims of a pod may take to be bound (upstream: bindTimeoutSeconds), and how often that is looked at.
+const BIND_TIMEOUT: Duration = Duration::from_secs(600);
+const BIND_LOOK: Duration = Duration::from_millis(100);
 
 struct Shell {
     state: Mutex<State>,
@@ -25,6 +31,9 @@ struct Shell {
     events: EventRecorder,
     clock: Arc<dyn Clock>,
     name: String,
+    volumes: Arc<Store<PersistentVolume>>,
+    claims: Arc<Store<PersistentVolumeClaim>>,
+    shutdown: CancellationToken,
 }
 
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) {
@@ -39,6 +48,9 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         events: events.recorder(name),
         clock: config.clock,
         name: config.name,
+        volumes: stores.get(),
+        claims: stores.get(),
+        shutdown: shutdown.clone(),
     });
     shell.follow(&stores).await;
     let tasks = TaskTracker::new();
@@ -58,8 +70,16 @@ impl Shell {
         let namespaces =
             self.subscribe(&stores.get::<Namespace>(), |state, change, now| state.namespace_changed(change, now));
         let budgets = self.subscribe(&stores.get::<Budget>(), |state, change, _| state.budget_changed(change));
+        let volumes =
+            self.subscribe(&self.volumes, |state, change, now| state.storage_changed(change, now, |v| &mut v.volumes));
+        let claims =
+            self.subscribe(&self.claims, |state, change, now| state.storage_changed(change, now, |v| &mut v.claims));
+        let classes = self.subscribe(&stores.get::<StorageClass>(), |state, change, now| {
+            state.storage_changed(change, now, |v| &mut v.classes);
+        });
         let pods = self.subscribe(&self.pods, |state, change, now| state.pod_changed(change, now));
-        let all = async { tokio::join!(nodes.synced(), namespaces.synced(), budgets.synced(), pods.synced()) };
+        let storage = async { tokio::join!(volumes.synced(), claims.synced(), classes.synced()) };
+        let all = async { tokio::join!(nodes.synced(), namespaces.synced(), budgets.synced(), pods.synced(), storage) };
         tokio::select! {
             _ = all => {}
             () = stores.shutdown().cancelled() => {}
@@ -108,18 +128,16 @@ impl Shell {
                     break;
                 };
                 let shell = self.clone();
-                tasks.spawn(async move {
-                    shell.perform(decided).await;
-                    drop(permit);
-                });
+                tasks.spawn(async move { shell.perform(decided, permit).await });
             }
         }
     }
 
-    async fn perform(&self, decided: Decided) {
+    /// Carries out a decision. `permit` is given back while it waits for volumes, which may take minutes.
+    async fn perform(&self, decided: Decided, permit: OwnedSemaphorePermit) {
         let Decided { pod, decision, moves } = decided;
         match decision {
-            Decision::Bind { node } => match self.bind(&pod, &node).await {
+            Decision::Bind { node, volumes } => match self.bind_with_volumes(&pod, &node, &volumes, permit).await {
                 Ok(()) => {
                     let text = format!("Successfully assigned {}/{} to {node}", pod.meta.namespace, pod.meta.name);
                     self.events.normal(&pod.object_ref(), "Scheduled", text);
@@ -129,7 +147,7 @@ impl Shell {
                         let text = format!("binding rejected: {}", error.message());
                         self.events.warning(&pod.object_ref(), "FailedScheduling", text);
                     }
-                    self.lock().bind_failed(&pod, moves, self.clock.now());
+                    self.lock().bind_failed(&pod, &volumes, moves, self.clock.now());
                     self.changed.notify_one();
                 }
             },
@@ -146,6 +164,53 @@ impl Shell {
                 }
                 self.lock().queue.failed(&pod.meta.key(), moves, false, self.clock.now());
                 self.changed.notify_one();
+            }
+        }
+    }
+
+    async fn bind_with_volumes(
+        &self,
+        pod: &Pod,
+        node: &str,
+        volumes: &[Choice],
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), Error> {
+        if volumes.is_empty() {
+            let bound = self.bind(pod, node).await;
+            drop(permit);
+            return bound;
+        }
+        for choice in volumes {
+            let Some(body) = choice.body(node) else { continue };
+            match choice {
+                Choice::Take { volume, .. } => {
+                    self.volumes.patch_exact(&volume.metadata, "", body).await?;
+                }
+                Choice::Make { claim } => {
+                    self.claims.patch_exact(&claim.metadata, "", body).await?;
+                }
+            }
+        }
+        drop(permit);
+        self.volumes_bound(volumes, node).await?;
+        self.bind(pod, node).await
+    }
+
+    /// Returns when the claims of a pod are bound, or will not be.
+    async fn volumes_bound(&self, volumes: &[Choice], node: &str) -> Result<(), Error> {
+        let until = tokio::time::Instant::now() + BIND_TIMEOUT;
+        loop {
+            match self.lock().snapshot.volumes.all_bound(volumes, node) {
+                Ok(true) => return Ok(()),
+                Ok(false) if tokio::time::Instant::now() > until => {
+                    return Err(Error::Other("timed out waiting for the condition".to_owned()));
+                }
+                Ok(false) => {}
+                Err(why) => return Err(Error::Other(why)),
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Err(Error::Other("the scheduler stops".to_owned())),
+                () = tokio::time::sleep(BIND_LOOK) => {}
             }
         }
     }

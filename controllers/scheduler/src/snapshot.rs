@@ -8,6 +8,7 @@ use skeg_controller_runtime::{Key, Meta, Pairs, Selector, Str};
 
 use crate::objects::{HostPort, Node, Pod, PodTerm};
 use crate::resources::Resources;
+use crate::volumes::Volumes;
 
 /// A node with what runs on it. `node` is `None` while pods are known before their node.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +60,7 @@ pub struct Snapshot {
     /// Pods whose own (anti-)affinity terms may concern others.
     with_terms: Placed,
     namespaces: HashMap<Str, Pairs>,
+    pub volumes: Volumes,
 }
 
 impl Snapshot {

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use skeg_controller_runtime::{Change, Key, Str, Timestamp};
+use skeg_controller_runtime::{Change, Key, Object, Str, Timestamp};
 
 use crate::cycle::{self, Decision, View};
 use crate::objects::{Namespace, Node, Pod};
 use crate::preemption::Budget;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
+use crate::volumes::{Choice, Volumes};
 
 #[derive(Default)]
 pub struct State {
@@ -120,7 +121,8 @@ impl State {
             let view = View { snapshot: &self.snapshot, nominated: &self.nominated, budgets: &self.budgets };
             let decision = cycle::schedule(&view, &pod, random);
             match &decision {
-                Decision::Bind { node } => {
+                Decision::Bind { node, volumes } => {
+                    self.snapshot.volumes.promise(volumes);
                     let placed = Arc::new(Pod { node: node.clone(), ..Pod::clone(&pod) });
                     self.snapshot.place(&placed);
                     self.assumed.insert(key, placed);
@@ -136,8 +138,27 @@ impl State {
         }
     }
 
+    /// Follows a claim, a volume or a class. Any change may be what a pod waits for.
+    pub fn storage_changed<T: Object>(
+        &mut self,
+        change: &Change<'_, T>,
+        now: Timestamp,
+        known: fn(&mut Volumes) -> &mut HashMap<Key, Arc<T>>,
+    ) {
+        let key = change.object().meta().key();
+        if change.is_deleted() {
+            known(&mut self.snapshot.volumes).remove(&key);
+        } else {
+            known(&mut self.snapshot.volumes).insert(key, change.object().clone());
+        }
+        if self.pending.values().any(|pod| !pod.claims.is_empty()) {
+            self.queue.cluster_changed(now);
+        }
+    }
+
     /// Binding failed: the pod is not on the node after all.
-    pub fn bind_failed(&mut self, pod: &Pod, moves: u64, now: Timestamp) {
+    pub fn bind_failed(&mut self, pod: &Pod, volumes: &[Choice], moves: u64, now: Timestamp) {
+        self.snapshot.volumes.withdraw(volumes);
         let key = pod.meta.key();
         if self.assumed.remove(&key).is_some() {
             self.snapshot.unplace(&key, &pod.meta.namespace);

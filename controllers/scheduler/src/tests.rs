@@ -56,7 +56,7 @@ fn decide(nodes: Vec<Value>, placed: Vec<Value>, pending: Value) -> Decision {
 #[track_caller]
 fn goes_to(decision: &Decision, wanted: &str) {
     match decision {
-        Decision::Bind { node } => assert_eq!(*node, wanted),
+        Decision::Bind { node, .. } => assert_eq!(*node, wanted),
         other => panic!("{other:?}"),
     }
 }
