@@ -82,6 +82,7 @@ pub async fn start(
     let target = args.write_kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
     kubeconfig::write(&target, &written).context("cannot write the kubeconfig")?;
     cluster_dns(&server, settings.dns).await?;
+    local_path_class(&server).await?;
     spawn_loops(&server, &pki, settings, &tasks, &shutdown);
     tracing::info!(port, kubeconfig = %target.display(), "the API server is ready");
     Ok(ControlPlane { server, tasks, store })
@@ -111,6 +112,20 @@ async fn cluster_dns(server: &Arc<Server>, address: IpAddr) -> anyhow::Result<()
     let user = UserInfo::loopback();
     match server.resources().create(&user, &services, "kube-system", service, &WriteOptions::default()).await {
         Err(status) if !status.is_already_exists() => anyhow::bail!("cannot make the cluster DNS service: {status}"),
+        _ => Ok(()),
+    }
+}
+
+/// The storage class of claims that name none: directories of the node that the first pod runs on.
+async fn local_path_class(server: &Arc<Server>) -> anyhow::Result<()> {
+    let class = json!({
+        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": skeg_controllers::LOCAL_PATH, "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    let classes = GroupResource::from_static("storage.k8s.io", "storageclasses");
+    match server.resources().create(&UserInfo::loopback(), &classes, "", class, &WriteOptions::default()).await {
+        Err(status) if !status.is_already_exists() => anyhow::bail!("cannot make the storage class: {status}"),
         _ => Ok(()),
     }
 }
