@@ -73,6 +73,8 @@ controllers! {
     "persistentvolume-protection-controller" => crate::storageprotection::run_volumes,
     "ephemeral-volume-controller" => crate::ephemeralvolume::run,
     "local-path-provisioner-controller" => crate::localpath::run,
+    "horizontal-pod-autoscaler-controller" => crate::horizontalpodautoscaler::run,
+    "clusterrole-aggregation-controller" => crate::clusterroleaggregation::run,
     "resourcequota-controller" => crate::resourcequota::run,
     "disruption-controller" => crate::disruption::run,
     "pod-garbage-collector-controller" => crate::podgc::run,

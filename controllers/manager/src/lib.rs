@@ -6,6 +6,7 @@
 
 mod certificates;
 mod claim;
+mod clusterroleaggregation;
 mod config;
 mod context;
 mod cronjob;
@@ -20,6 +21,7 @@ mod ephemeralvolume;
 mod garbagecollector;
 mod hash;
 mod history;
+mod horizontalpodautoscaler;
 mod job;
 mod localpath;
 mod namespace;

@@ -219,6 +219,10 @@ impl Api {
     pub async fn send<T: DeserializeOwned>(&self, method: &'static str, path: &str) -> Result<T, Error> {
         decode(path, &self.bytes(method, path, "application/json", "", Vec::new()).await?)
     }
+    /// PUT of a body to any path (a scale, say), the answer decoded.
+    pub async fn put_path<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, Error> {
+        decode(path, &self.bytes("PUT", path, "application/json", "application/json", encode(body)).await?)
+    }
     /// The object, read from the server.
     pub async fn get<T: DeserializeOwned>(&self, resource: &Resource, namespace: &str, name: &str) -> Result<T, Error> {
         self.get_path(&resource.path(namespace, name, "")).await
