@@ -398,11 +398,27 @@ impl Layout {
         let masquerade = || vec![Expr::Masquerade];
         let leave = || vec![Expr::Verdict(Verdict::Return)];
         rule(chain, "not a service", vec![Expr::ct_bits(CtKey::Status, CT_DNAT, false, CODE), leave()]);
-        let (source, dest) = (Reg(0), Reg(self.address_words()));
-        let pair = vec![Expr::SourceAddr(self.family, source), Expr::DestAddr(self.family, dest)];
-        let itself = self.lookup("hairpin", source, Target::Member);
+        let (first, second) = (Reg(0), Reg(self.address_words()));
+        let pair = vec![Expr::SourceAddr(self.family, first), Expr::DestAddr(self.family, second)];
+        let itself = self.lookup("hairpin", first, Target::Member);
         rule(chain, "a pod that reached itself", vec![pair, itself, masquerade()]);
         for pods in &self.pods {
+            // Of a pod on another node: the endpoint, which may be on that node too, would answer it directly.
+            let elsewhere = || {
+                let twice = vec![Expr::DestAddr(self.family, first), Expr::DestAddr(self.family, second)];
+                [twice, self.lookup("hairpin", first, Target::NotMember)].concat()
+            };
+            rule(
+                chain,
+                "a pod's node port that leads to another node",
+                vec![
+                    Expr::in_network(true, *pods, true, r.endpoint),
+                    [self.original_key(Vip::Destination), self.lookup("services", r.vip, Target::NotMember)].concat(),
+                    [self.original_key(Vip::NodePort), self.lookup("services", r.vip, Target::Member)].concat(),
+                    elsewhere(),
+                    masquerade(),
+                ],
+            );
             rule(chain, "pods are routed", vec![Expr::in_network(true, *pods, true, r.endpoint), leave()]);
         }
         let member = || self.lookup("services", r.vip, Target::Member);
