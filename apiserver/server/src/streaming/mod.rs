@@ -10,6 +10,7 @@
 
 pub mod exec;
 pub mod kubelet;
+pub mod links;
 pub mod logs;
 pub mod portforward;
 pub mod proxy;

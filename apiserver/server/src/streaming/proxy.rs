@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
 use skeg_machinery::gvk::GroupResource;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::kubelet::{Kubelets, core};
+use super::links::Links;
 use super::tunnel;
 use crate::admission::Operation;
 use crate::resources::Resources;
@@ -75,33 +76,52 @@ impl SpecialHandler for Proxy {
         if let Some(query) = uri.query() {
             path = format!("{path}?{query}");
         }
-        self.forward(&mut request, &target, &path).await
+        let prefix = &uri.path()[..at + prefix.len()];
+        self.forward(&mut request, &target, prefix, &path).await
     }
 }
 
 impl Proxy {
-    async fn forward(&self, request: &mut SpecialRequest, target: &Target<'_>, path: &str) -> Result<Response, Status> {
-        let headers = request.request.headers().clone();
+    /// Sends the request on to the target; `prefix` is the proxy's own path, of which the target knows nothing.
+    async fn forward(
+        &self,
+        request: &mut SpecialRequest,
+        target: &Target<'_>,
+        prefix: &str,
+        path: &str,
+    ) -> Result<Response, Status> {
+        let mut headers = request.request.headers().clone();
+        let asked = asked_host(&request.request);
+        if let Ok(value) = HeaderValue::from_str(&format!("{prefix}{}", path.split('?').next().unwrap_or(path))) {
+            headers.insert("x-forwarded-uri", value);
+        }
         let client = tunnel::wants_upgrade(&headers).then(|| hyper::upgrade::on(&mut request.request));
         let body = std::mem::take(request.request.body_mut());
         let method = request.request.method().clone();
         let with = |authority: &str, body: Body| {
-            tunnel::forwarded(&method, path, authority, &headers)?.body(body).map_err(Status::internal_error)
+            // The host that the client asked is what the target hears.
+            let host = if asked.is_empty() { authority } else { &asked };
+            tunnel::forwarded(&method, path, host, &headers)?.body(body).map_err(Status::internal_error)
         };
+        let links =
+            |backend: &str| Links { prefix: prefix.to_owned(), backend: backend.to_owned(), asked: asked.clone() };
         if self.resource == "nodes" && (target.port.is_empty() || target.port == "10250") {
             let (io, authority) = self.kubelets.connect(target.name).await?;
-            return tunnel::pass(io, with(&authority, body)?, client).await;
+            let answer = tunnel::pass(io, with(&authority, body)?, client).await?;
+            return Ok(links(&authority).pass(answer));
         }
         let (address, port) =
             self.address(&*request.resources.clone(), &request.info.namespace.clone(), target).await?;
         let authority = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
         let io = dial(&authority).await?;
         if !target.https {
-            return tunnel::pass(io, with(&authority, body)?, client).await;
+            let answer = tunnel::pass(io, with(&authority, body)?, client).await?;
+            return Ok(links(&authority).pass(answer));
         }
         let name = rustls_pki_types::ServerName::try_from(address).map_err(Status::internal_error)?;
         let io = TlsConnector::from(self.tls.clone()).connect(name, io).await.map_err(|e| unavailable(&e))?;
-        tunnel::pass(io, with(&authority, body)?, client).await
+        let answer = tunnel::pass(io, with(&authority, body)?, client).await?;
+        Ok(links(&authority).pass(answer))
     }
 
     /// The address and port to dial.
@@ -124,6 +144,12 @@ impl Proxy {
             _ => endpoint(resources, namespace, &object, target).await,
         }
     }
+}
+
+/// The host that the client asked, empty if it said none.
+fn asked_host(request: &http::Request<Body>) -> String {
+    let header = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    header.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
 /// One of the ready endpoints of a service's port.
