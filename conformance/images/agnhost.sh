@@ -1,8 +1,8 @@
 # The program that most of upstream's tests run in their pods, with the tools they call beside it; see test/images/agnhost
 # in the kubernetes module. Upstream's images nautilus and kitten are agnhost with two more files.
 root agnhost; busybox agnhost
-debian tools bash bind9-dnsutils bind9-host curl iperf iproute2 netcat-openbsd util-linux
-programs tools agnhost bash curl dig host nslookup iperf ip ss nc.openbsd nsenter unshare
+debian tools bash bind9-dnsutils bind9-host curl libc-bin iperf iproute2 netcat-openbsd util-linux
+programs tools agnhost bash getent getconf curl dig host nslookup iperf ip ss nc.openbsd nsenter unshare
 ln -sf /usr/bin/iperf "$work/agnhost/usr/local/bin/iperf"
 ln -sf nc.openbsd "$work/agnhost/bin/nc"
 go_program conformance/upstream k8s.io/kubernetes/test/images/agnhost "$work/agnhost/agnhost"
