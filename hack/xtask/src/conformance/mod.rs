@@ -7,6 +7,7 @@
 //!                passing.txt ─▶ ratchet ◀─ results ◀────┘ ─▶ results.json, summary.md, table, exit code
 //! ```
 
+mod latency;
 mod ratchet;
 mod results;
 mod run;
@@ -47,6 +48,9 @@ pub struct Args {
     /// How many tests run at once; serial ones run alone, at the end
     #[arg(long)]
     procs: Option<usize>,
+    /// Measure pod start, service programming and DNS meanwhile, as in a run of all
+    #[arg(long)]
+    latency: bool,
     /// Where e2e.test, ginkgo and kubectl are
     #[arg(long, hide = true)]
     bin: PathBuf,
@@ -76,11 +80,30 @@ pub fn main(args: &Args) -> Result<u8> {
     }
     std::fs::create_dir_all(&args.results).with_context(|| format!("make {}", args.results.display()))?;
     let procs = args.procs.unwrap_or_else(default_procs);
-    let begun = Instant::now();
     let ginkgo = run::Ginkgo { bin: &args.bin, kubeconfig: &args.kubeconfig, results: &args.results, procs };
-    let outcomes = ginkgo.run(&all, &chosen)?;
+    let prober =
+        (args.latency || chosen.len() == all.len()).then(|| latency::Prober::start(&args.bin, &args.kubeconfig));
+    let begun = Instant::now();
+    let outcomes = ginkgo.run(&all, &chosen);
+    let wall_seconds = begun.elapsed().as_secs_f64();
+    let latency = match prober {
+        Some(Ok(prober)) => latency::section(&prober.end()),
+        Some(Err(error)) => format!("\nLatencies were not measured: {error:#}\n"),
+        None => String::new(),
+    };
+    let outcomes = outcomes?;
     results::write(&args.results.join("results.json"), &outcomes)?;
-    conclude(args, &all, &outcomes, begun.elapsed().as_secs_f64(), procs)
+    let passing = specs::read_list(&args.lists.join("passing.txt"))?;
+    let ratchet = ratchet::compare(&passing, &outcomes);
+    let run = summary::Run {
+        title: &args.title,
+        wall_seconds,
+        procs,
+        outcomes: &outcomes,
+        ratchet: &ratchet,
+        more: &latency,
+    };
+    conclude(args, &all, &passing, &run)
 }
 
 fn choose(args: &Args, all: &[Spec]) -> Result<Vec<Spec>> {
@@ -100,32 +123,26 @@ fn default_procs() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) * 4).clamp(4, 24)
 }
 
-fn conclude(args: &Args, all: &[Spec], outcomes: &[Outcome], wall_seconds: f64, procs: usize) -> Result<u8> {
-    let list = args.lists.join("passing.txt");
-    let passing = specs::read_list(&list)?;
-    let ratchet = ratchet::compare(&passing, outcomes);
-    let run = summary::Run { title: &args.title, wall_seconds, procs, outcomes, ratchet: &ratchet, more: "" };
+/// Writes and prints what came out.
+fn conclude(args: &Args, all: &[Spec], passing: &[String], run: &summary::Run<'_>) -> Result<u8> {
     let page = args.results.join("summary.md");
-    std::fs::write(&page, summary::page(&run)).with_context(|| format!("write {}", page.display()))?;
-    println!(
-        "\n{}\n{} in all; the rest is in {}",
-        summary::table(outcomes),
-        summary::clock(wall_seconds),
-        page.display()
-    );
+    std::fs::write(&page, summary::page(run)).with_context(|| format!("write {}", page.display()))?;
+    println!("\n{}{}", summary::table(run.outcomes), run.more);
+    println!("{} in all; the rest is in {}", summary::clock(run.wall_seconds), page.display());
+    let list = args.lists.join("passing.txt");
     if args.update_passing {
-        std::fs::write(&list, ratchet::with_new(&passing, &ratchet.new))?;
-        println!("{} tests are new in {}", ratchet.new.len(), list.display());
+        std::fs::write(&list, ratchet::with_new(passing, &run.ratchet.new))?;
+        println!("{} tests are new in {}", run.ratchet.new.len(), list.display());
     }
     let failing = ratchet::listed(&std::fs::read_to_string(args.lists.join("failing.md"))?);
     let misplaced = ratchet::misplaced(all, &specs::read_list(&list)?, &failing);
-    if outcomes.len() == all.len() && !misplaced.is_empty() {
+    if run.outcomes.len() == all.len() && !misplaced.is_empty() {
         println!("{} tests stand neither in passing.txt nor in failing.md, or in both", misplaced.len());
     }
-    for name in &ratchet.left {
+    for name in &run.ratchet.left {
         println!("left passing.txt: {name}");
     }
-    Ok(verdict(outcomes, &ratchet))
+    Ok(verdict(run.outcomes, run.ratchet))
 }
 
 fn verdict(outcomes: &[Outcome], ratchet: &ratchet::Ratchet) -> u8 {
