@@ -17,22 +17,18 @@ pub fn admit<'a>(
     max_pods: u32,
 ) -> Result<(), (String, String)> {
     let others = others.filter(|other| !pod::is_terminal(other));
-    let critical = pod::spec(pod).priority.is_some_and(|p| p >= 2_000_000_000) || pod::is_static(pod);
-    if !critical {
-        fits(pod, others.clone(), node, max_pods)?;
-    }
+    fits(pod, others.clone(), node, max_pods)?;
     if !selects(pod, &node.labels, node_name) {
         return Err((
             "NodeAffinity".into(),
-            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
         ));
     }
     let taken = |p: &HostPort| others.clone().any(|o| host_ports(o).iter().any(|q| conflict(p, q)));
     if host_ports(pod).iter().any(taken) {
         return Err((
             "NodePorts".into(),
-            "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
-                .into(),
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
         ));
     }
     Ok(())
@@ -48,7 +44,7 @@ fn fits<'a>(
         Err((
             format!("OutOf{name}"),
             format!(
-                "Pod was rejected: Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+                "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
             ),
         ))
     };

@@ -1,6 +1,7 @@
 //! What all parts of the agent share, and what the node server may ask: configuration, runtime, images, recorder, and the
 //! pods as they are now.
 
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::events::Recorder;
@@ -10,6 +11,8 @@ use crate::pull::Puller;
 use crate::quantity::ResourceList;
 use crate::references::References;
 use crate::services::Services;
+use crate::stats::Rates;
+use crate::stats::metrics::ProbeCounts;
 use crate::volumes::tokens::Tokens;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use skeg_cri::{ImageService, RuntimeService};
@@ -26,6 +29,8 @@ pub struct NodeView {
     pub allocatable: ResourceList,
     /// Its labels.
     pub labels: std::collections::BTreeMap<String, String>,
+    /// What the runtime can do.
+    pub features: crate::rules::Features,
     /// Whether the pod network is up.
     pub network_ready: bool,
 }
@@ -88,6 +93,14 @@ pub struct Agent {
     pub puller: Puller,
     /// Service-account tokens.
     pub tokens: Tokens,
+    /// What pods were granted.
+    pub allocations: Allocations,
+    /// CPU counters as they were last seen.
+    pub rates: Rates,
+    /// Outcomes of probes.
+    pub probe_counts: Arc<ProbeCounts>,
+    /// When this agent was started.
+    pub started: k8s_openapi::jiff::Timestamp,
     /// The node.
     pub node: watch::Sender<Arc<NodeView>>,
     /// Pods by UID.

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::resources::{self, PodTotals, Qos};
+use crate::stats::{self, Usage};
 use crate::{Config, pod};
 use k8s_openapi::api::core::v1::Pod;
 use std::fs;
@@ -72,6 +73,69 @@ impl Cgroups {
             Qos::Burstable => format!("{root}/kubepods/burstable/pod{uid}"),
             Qos::BestEffort => format!("{root}/kubepods/besteffort/pod{uid}"),
         }
+    }
+
+    /// The cgroup of all pods.
+    pub fn pods_path(&self) -> String {
+        if self.systemd { "/kubepods.slice".into() } else { format!("{}/kubepods", self.root) }
+    }
+
+    /// The cgroup of a pod, as its files are found: systemd nests its slices by their names.
+    pub fn pod_path(&self, pod: &Pod) -> String {
+        let parent = self.pod_parent(pod);
+        if !self.systemd {
+            return parent;
+        }
+        let words: Vec<&str> = parent.trim_end_matches(".slice").split('-').collect();
+        (1..=words.len()).map(|count| format!("/{}.slice", words[..count].join("-"))).collect()
+    }
+
+    /// The cgroup of a container of a pod.
+    pub fn container_path(&self, pod: &Pod, id: &str) -> String {
+        let pod = self.pod_path(pod);
+        if self.systemd { format!("{pod}/cri-containerd-{id}.scope") } else { format!("{pod}/{id}") }
+    }
+
+    /// The directory of a cgroup in the hierarchy of a controller.
+    fn dir(&self, controller: &str, path: &str) -> Option<PathBuf> {
+        let mount = match &self.layout {
+            Layout::V1(mounts) => &mounts.iter().find(|(list, _)| list.iter().any(|c| c == controller))?.1,
+            Layout::V2(mount) => mount,
+        };
+        Some(mount.join(path.trim_start_matches('/')))
+    }
+
+    /// What a cgroup uses; none if it is not there.
+    pub fn usage(&self, path: &str) -> Option<Usage> {
+        let dir = |controller: &str| self.dir(controller, path);
+        if self.is_v2() {
+            return stats::cgroup::v2(&dir("")?);
+        }
+        let cpu = dir("cpu")?;
+        let cpuacct = dir("cpuacct").unwrap_or_else(|| cpu.clone());
+        let (memory, pids) = (dir("memory")?, dir("pids")?);
+        stats::cgroup::v1(&stats::cgroup::V1 { cpuacct: &cpuacct, cpu: &cpu, memory: &memory, pids: &pids })
+    }
+
+    /// A process of a cgroup.
+    pub fn any_process(&self, path: &str) -> Option<String> {
+        let text = fs::read_to_string(self.dir("pids", path)?.join("cgroup.procs")).ok()?;
+        text.lines().next().map(str::to_string)
+    }
+
+    /// Raises a pod's limits where they are to be higher, and lowers none: before its containers are resized.
+    pub fn raise_pod(&self, pod: &Pod) -> io::Result<()> {
+        if self.systemd {
+            return Ok(());
+        }
+        for (file, value) in values(&resources::totals(pod), resources::qos(pod), self.is_v2()) {
+            let controller = file.split('.').next().unwrap_or("");
+            let Some(at) = self.dir(controller, &self.pod_parent(pod)).map(|dir| dir.join(file)) else { continue };
+            if amount(&value) > amount(&fs::read_to_string(&at)?) {
+                fs::write(at, value)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a pod's cgroup and sets its limits. Idempotent.
@@ -212,6 +276,14 @@ fn values(totals: &PodTotals, class: Qos, v2: bool) -> Vec<(&'static str, String
     values
 }
 
+/// The first number of a value; without a limit there is none higher.
+fn amount(value: &str) -> i64 {
+    match value.split_whitespace().next() {
+        Some("max" | "-1") | None => i64::MAX,
+        Some(number) => number.parse().unwrap_or(i64::MAX),
+    }
+}
+
 fn make_v1(mount: &Path, path: &str, cpuset: bool) -> io::Result<()> {
     let mut dir = mount.to_path_buf();
     for part in path.split('/').filter(|p| !p.is_empty()) {
@@ -282,6 +354,19 @@ mod tests {
         let v2 = "30 25 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw";
         assert!(matches!(layout(v2), Some(Layout::V2(mount)) if mount == Path::new("/sys/fs/cgroup")));
         assert!(layout("").is_none());
+    }
+
+    #[test]
+    fn the_files_of_a_pod_are_where_its_driver_makes_them() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"uid": "a-b"}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": "1"}}}]}}))
+        .unwrap();
+        let mut cgroups = Cgroups { layout: Layout::V2("/x".into()), root: "/n".into(), systemd: false };
+        assert_eq!(cgroups.container_path(&pod, "id"), "/n/kubepods/burstable/poda-b/id");
+        cgroups.systemd = true;
+        let slices = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice";
+        assert_eq!(cgroups.container_path(&pod, "id"), format!("{slices}/cri-containerd-id.scope"));
+        assert!(amount("max 100000") > amount("200000 100000") && amount("-1") > amount("5\n"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::kill;
 use crate::observed::{Observed, State};
 use crate::plan::{Action, KillReason, Kind, Plan};
 use crate::pod;
+use crate::rules;
 use crate::sandbox;
 use crate::status::Reasons;
 use crate::volumes::Volumes;
@@ -156,6 +157,11 @@ async fn create_sandbox(
         Ok(handler) => handler,
         Err(text) => return failed(text, outcome),
     };
+    if let Err(text) = rules::user_namespaces(pod, &handler, &agent.node_view().features) {
+        return failed(text, outcome);
+    }
+    // Its cgroup has just been given what the whole pod was granted.
+    agent.allocations.pod_actuated(pod);
     match agent.runtime.run_pod_sandbox(config, &handler).await {
         Ok(id) => match agent.runtime.pod_sandbox_status(&id).await {
             Ok(status) => {
@@ -288,6 +294,9 @@ async fn try_start(
         .await
         .map_err(|e| fail("CreateContainerError", e.to_string()))?;
     agent.recorder.container(pod, list, &container.name, Type::Normal, "Created", "Container created");
+    if kind != Kind::Ephemeral {
+        agent.allocations.container_actuated(pod::uid(pod), &container.name, container.resources.as_ref());
+    }
     agent.runtime.start_container(&id).await.map_err(|e| fail("RunContainerError", e.to_string()))?;
     agent.recorder.container(pod, list, &container.name, Type::Normal, "Started", "Container started");
     link_log(agent, pod, container, restarts, &id);

@@ -31,6 +31,8 @@ pub enum KillReason {
     LivenessProbe,
     /// Its definition changed.
     Changed,
+    /// Its new resources take a restart.
+    Resized,
     /// The runtime does not know its state.
     Unknown,
     /// Its pod ends.
@@ -145,18 +147,35 @@ pub fn sandbox_changed(pod: &Pod, observed: &Observed) -> (bool, u32) {
     if wrong { (true, newest.attempt + 1) } else { (false, newest.attempt) }
 }
 
+/// What the worker wants beyond what the pod says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// Ids of running containers whose new resources take a restart.
+    pub restart: HashSet<String>,
+    /// Names of containers that were ended in order to start them anew, whatever their restart policy says.
+    pub replaced: HashSet<String>,
+}
+
 struct Planner<'a> {
     now: Timestamp,
     pod: &'a Pod,
     observed: &'a Observed,
     probes: &'a Probes,
     backoff: &'a Backoff,
+    orders: &'a Orders,
     plan: Plan,
 }
 
 /// Plans a pod that should run.
-pub fn plan(now: Timestamp, pod: &Pod, observed: &Observed, probes: &Probes, backoff: &Backoff) -> Plan {
-    let mut planner = Planner { now, pod, observed, probes, backoff, plan: Plan::default() };
+pub fn plan(
+    now: Timestamp,
+    pod: &Pod,
+    observed: &Observed,
+    probes: &Probes,
+    backoff: &Backoff,
+    orders: &Orders,
+) -> Plan {
+    let mut planner = Planner { now, pod, observed, probes, backoff, orders, plan: Plan::default() };
     let (changed, attempt) = sandbox_changed(pod, observed);
     if changed {
         planner.new_sandbox(attempt);
@@ -234,6 +253,8 @@ impl Planner<'_> {
                 Some((format!("Container {} failed liveness probe", container.name), KillReason::LivenessProbe))
             } else if self.probes.startup.get(&seen.id) == Some(&false) {
                 Some((format!("Container {} failed startup probe", container.name), KillReason::StartupProbe))
+            } else if self.orders.restart.contains(&seen.id) {
+                Some((format!("Container {} resize requires restart", container.name), KillReason::Resized))
             } else {
                 None
             };
@@ -242,7 +263,9 @@ impl Planner<'_> {
                 continue;
             };
             let policy = container.restart_policy.as_deref().unwrap_or_else(|| pod::restart_policy(self.pod));
-            if reason == KillReason::Changed || policy != "Never" {
+            if reason == KillReason::Resized {
+                start.push(index);
+            } else if reason == KillReason::Changed || policy != "Never" {
                 message.push_str(", will be restarted");
                 start.push(index);
             }
@@ -361,6 +384,8 @@ impl Planner<'_> {
             (format!("Init container {} definition changed", container.name), KillReason::Changed)
         } else if self.probes.liveness.get(&id) == Some(&false) {
             (format!("Init container {} failed liveness probe", container.name), KillReason::LivenessProbe)
+        } else if self.orders.restart.contains(&id) {
+            (format!("Container {} resize requires restart", container.name), KillReason::Resized)
         } else {
             return;
         };
@@ -385,7 +410,10 @@ impl Planner<'_> {
             Some(seen) => match seen.state {
                 State::Running => false,
                 State::Created | State::Unknown => true,
-                State::Exited => pod::should_restart(self.pod, container, seen.exit_code),
+                State::Exited => {
+                    self.orders.replaced.contains(&container.name)
+                        || pod::should_restart(self.pod, container, seen.exit_code)
+                }
             },
         }
     }

@@ -100,7 +100,7 @@ fn show(pod: &Pod, plan: &Plan) -> String {
 
 fn check(pod: &Pod, sandbox: &str, containers: &[&str], probes: &Probes, backoff: &Backoff) -> String {
     let now = Timestamp::from_second(2001).unwrap();
-    show(pod, &plan(now, pod, &observed(pod, sandbox, containers), probes, backoff))
+    show(pod, &plan(now, pod, &observed(pod, sandbox, containers), probes, backoff, &Orders::default()))
 }
 
 #[test]
@@ -173,12 +173,18 @@ fn failed_probes_and_changed_images_end_a_container() {
     assert_eq!(check(&once, "ready", &running, &liveness, &none), "kill a LivenessProbe");
     let mut changed = observed(&both, "ready", &running);
     changed.containers[0].recorded.hash += 1;
-    let made = plan(Timestamp::UNIX_EPOCH, &both, &changed, &Probes::default(), &none);
+    let made = plan(Timestamp::UNIX_EPOCH, &both, &changed, &Probes::default(), &none, &Orders::default());
     assert_eq!(show(&both, &made), "kill a Changed, start a 1");
     let replaced = made.killed_to_restart(&both);
     assert_eq!(replaced, HashSet::from(["a".to_string()]));
-    let next =
-        plan(Timestamp::UNIX_EPOCH, &both, &observed(&both, "ready", &["a 0", "b run"]), &Probes::default(), &none);
+    let next = plan(
+        Timestamp::UNIX_EPOCH,
+        &both,
+        &observed(&both, "ready", &["a 0", "b run"]),
+        &Probes::default(),
+        &none,
+        &Orders::default(),
+    );
     assert!(next.starts_all(&both, &replaced), "the gap between the two is not worth telling");
 }
 
@@ -189,7 +195,8 @@ fn a_crashing_container_waits_and_says_how_long() {
     let mut backoff = Backoff::default();
     backoff.next("a", ended, ended);
     let now = Timestamp::from_second(2001).unwrap();
-    let made = plan(now, &pod, &observed(&pod, "ready", &["a 1", "b run"]), &Probes::default(), &backoff);
+    let made =
+        plan(now, &pod, &observed(&pod, "ready", &["a 1", "b run"]), &Probes::default(), &backoff, &Orders::default());
     assert_eq!(made.waiting[0].message, "back-off 10s restarting failed container=a pod=p_ns(u)");
     assert_eq!((made.waiting[0].until.as_second(), made.actions.len()), (2010, 0));
 }
@@ -207,4 +214,19 @@ fn durations_are_printed_as_go_prints_them() {
     for (seconds, text) in [(10, "10s"), (80, "1m20s"), (300, "5m0s")] {
         assert_eq!(go_duration(seconds), text);
     }
+}
+
+#[test]
+fn a_resize_that_takes_a_restart_restarts_whatever_the_policy() {
+    let once = pod("OnFailure", &["a", "b"]);
+    let (now, none) = (Timestamp::from_second(3000).unwrap(), Backoff::default());
+    let make = |containers: &[&str], orders: &Orders| {
+        let seen = observed(&once, "ready", containers);
+        show(&once, &plan(now, &once, &seen, &Probes::default(), &none, orders))
+    };
+    let restart = Orders { restart: HashSet::from(["id-a".to_string()]), ..Default::default() };
+    assert_eq!(make(&["a run", "b run"], &restart), "kill a Resized, start a 1");
+    let replaced = Orders { replaced: HashSet::from(["a".to_string()]), ..Default::default() };
+    assert_eq!(make(&["a 0", "b run"], &replaced), "start a 1", "though it ended well");
+    assert_eq!(make(&["a 0", "b run"], &Orders::default()), "");
 }

@@ -5,17 +5,24 @@
 
 use crate::admission;
 use crate::agent::{Agent, NodeView, Wake};
+use crate::allocation;
 use crate::events::Type;
 use crate::labels;
 use crate::pod;
+use crate::preempt;
 use crate::report::Reporter;
+use crate::resize::{self, Pending};
+use crate::resources::{self, Qos};
+use crate::rules;
 use crate::status::OWNED;
 use crate::worker::{Desired, Forced, Worker};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::runtime::watcher;
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,8 +38,16 @@ pub struct Evict {
     pub forced: Forced,
 }
 
+/// How often resizes that wait are looked at when nothing happens.
+const RESIZE_RETRY: std::time::Duration = std::time::Duration::from_secs(180);
+
+/// The order of resizes that wait: whether it grows, priority, whether not guaranteed, since when.
+type ResizeRank = (bool, Reverse<i32>, bool, Timestamp);
+
 struct Handle {
     desired: watch::Sender<Desired>,
+    /// The pod as the API has it; its worker is given it with the resources that it was granted.
+    wanted: Arc<Pod>,
 }
 
 /// The pods of this node.
@@ -80,6 +95,7 @@ impl Pods {
         let mut events = pin!(kube::runtime::WatchStreamExt::backoff(watcher(api, config), backoff));
         let mut listed: HashSet<String> = HashSet::new();
         let mut statics_open = true;
+        let mut retries = tokio::time::interval(RESIZE_RETRY);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -100,6 +116,7 @@ impl Pods {
                     None => statics_open = false,
                 },
                 Some(evict) = evictions.recv() => self.evict(evict),
+                _ = retries.tick() => self.retry_resizes(),
                 Some(done) = self.workers.join_next(), if !self.workers.is_empty() => self.done(done).await,
             }
         }
@@ -114,18 +131,87 @@ impl Pods {
             return;
         }
         let uid = pod::uid(&pod).to_string();
-        match self.handles.get(&uid) {
+        match self.handles.get_mut(&uid) {
             Some(handle) => {
-                handle.desired.send_if_modified(|desired| {
-                    let changed = relevant(&desired.pod, &pod);
-                    if changed {
-                        desired.pod = Arc::new(pod);
-                        desired.removed = false;
-                    }
-                    changed
-                });
+                let resized = allocation::differ(&handle.wanted, &pod);
+                let ended = pod::is_terminal(&pod) && !pod::is_terminal(&handle.wanted);
+                handle.wanted = Arc::new(pod);
+                self.hand_on(&uid);
+                if resized || ended {
+                    self.retry_resizes();
+                }
             }
             None => self.begin(Arc::new(pod), false).await,
+        }
+    }
+
+    /// Gives a pod's worker the newest pod, granted what it wants if the node has room for it.
+    fn hand_on(&self, uid: &str) {
+        let Some(handle) = self.handles.get(uid) else { return };
+        let wanted = &handle.wanted;
+        let mut granted = self.agent.allocations.granted(wanted);
+        let mut pending = None;
+        let mut generation = handle.desired.borrow().granted;
+        let active = pod::deletion(wanted).is_none() && !pod::is_terminal(wanted);
+        if active && self.agent.allocations.knows(uid) && allocation::differ(wanted, &granted) {
+            match self.room_for(wanted) {
+                Ok(()) => {
+                    self.agent.allocations.grant(wanted);
+                    granted = (**wanted).clone();
+                    generation = wanted.metadata.generation;
+                    let text = resize::event("started", wanted, generation, "");
+                    self.agent.recorder.pod(wanted, Type::Normal, "ResizeStarted", text);
+                }
+                Err((_, message)) => pending = Some(self.deferred(handle, message)),
+            }
+        }
+        handle.desired.send_if_modified(|desired| {
+            let changed =
+                relevant(&desired.pod, &granted) || desired.pending != pending || desired.granted != generation;
+            if changed {
+                *desired =
+                    Desired { pod: Arc::new(granted), removed: false, pending, granted: generation, ..desired.clone() };
+            }
+            changed
+        });
+    }
+
+    fn room_for(&self, wanted: &Pod) -> Result<(), (String, String)> {
+        let uid = pod::uid(wanted);
+        let others: Vec<Arc<Pod>> =
+            self.handles.iter().filter(|(id, _)| *id != uid).map(|(_, h)| h.desired.borrow().pod.clone()).collect();
+        let config = &self.agent.config;
+        let view = self.agent.node_view();
+        admission::admit(wanted, others.iter().map(|p| &**p), &view, &config.node_name, config.max_pods)
+    }
+
+    /// A resize that waits; it keeps its time while it waits for the same.
+    fn deferred(&self, handle: &Handle, message: String) -> Pending {
+        let generation = handle.wanted.metadata.generation;
+        let old = handle.desired.borrow().pending.clone();
+        if old.as_ref().is_none_or(|old| old.generation != generation) {
+            let text = resize::event("Deferred", &handle.wanted, generation, &message);
+            self.agent.recorder.pod(&handle.wanted, Type::Warning, "ResizeDeferred", text);
+        }
+        let since = old.map_or_else(Timestamp::now, |old| old.since);
+        Pending { reason: "Deferred".into(), message, generation, since }
+    }
+
+    /// Looks again at the resizes that wait: those that give back first, then by priority, class and age.
+    fn retry_resizes(&self) {
+        let mut waiting: Vec<(ResizeRank, String)> = Vec::new();
+        for (uid, handle) in &self.handles {
+            let desired = handle.desired.borrow();
+            if let Some(pending) = &desired.pending {
+                let grows = resize::grows(&handle.wanted, &desired.pod);
+                let priority = pod::spec(&handle.wanted).priority.unwrap_or(0);
+                let guaranteed = resources::qos(&handle.wanted) == Qos::Guaranteed;
+                waiting.push(((grows, Reverse(priority), !guaranteed, pending.since), uid.clone()));
+            }
+        }
+        waiting.sort();
+        for (_, uid) in waiting {
+            self.hand_on(&uid);
         }
     }
 
@@ -140,26 +226,48 @@ impl Pods {
     /// so they are read again before a pod is refused for them.
     async fn judge(&self, pod: &Pod) -> Result<(), (String, String)> {
         let others: Vec<Arc<Pod>> = self.handles.values().map(|h| h.desired.borrow().pod.clone()).collect();
-        let config = &self.agent.config;
-        let admit = |view: &NodeView| {
-            admission::admit(pod, others.iter().map(|p| &**p), view, &config.node_name, config.max_pods)
-        };
         let view = self.agent.node_view();
-        match admit(&view) {
+        rules::check(pod, &view, &self.agent.machine.kernel)?;
+        match self.admit(pod, &others, &view) {
             Err((reason, message)) if reason == "NodeAffinity" => {
                 let nodes: Api<Node> = Api::all(self.agent.client.clone());
-                let Ok(node) = nodes.get(&config.node_name).await else { return Err((reason, message)) };
+                let found = nodes.get(&self.agent.config.node_name).await;
+                let Ok(node) = found else { return Err((reason, message)) };
                 let labels = node.metadata.labels.unwrap_or_default();
-                admit(&NodeView { labels, ..NodeView::clone(&view) })
+                self.admit(pod, &others, &NodeView { labels, ..NodeView::clone(&view) })
             }
             verdict => verdict,
         }
     }
 
+    /// Whether there is room for a new pod; for a critical one room is made.
+    fn admit(&self, pod: &Pod, others: &[Arc<Pod>], view: &NodeView) -> Result<(), (String, String)> {
+        let config = &self.agent.config;
+        let fits =
+            |others: &[&Pod]| admission::admit(pod, others.iter().copied(), view, &config.node_name, config.max_pods);
+        let active: Vec<&Pod> = others.iter().map(|p| &**p).filter(|p| !pod::is_terminal(p)).collect();
+        let refused = match fits(&active) {
+            Err(refused) if refused.0.starts_with("OutOf") && preempt::is_critical(pod) => refused,
+            verdict => return verdict,
+        };
+        let victims = preempt::victims(pod, &active, view, config.max_pods).ok_or(refused)?;
+        let rest: Vec<&Pod> =
+            active.iter().copied().filter(|p| !victims.iter().any(|v| pod::uid(v) == pod::uid(p))).collect();
+        fits(&rest)?;
+        for victim in victims {
+            let message = "Preempted in order to admit critical pod".to_string();
+            let forced = Forced { reason: "Preempting".into(), message, grace: None, rejected: false };
+            self.evict(Evict { uid: pod::uid(victim).to_string(), forced });
+        }
+        Ok(())
+    }
+
     /// Starts a pod's worker.
     async fn begin(&mut self, pod: Arc<Pod>, removed: bool) {
         let uid = pod::uid(&pod).to_string();
-        let mut desired = Desired { pod: pod.clone(), removed, forced: None };
+        let wanted = pod;
+        let pod = Arc::new(self.agent.allocations.granted(&wanted));
+        let mut desired = Desired { pod: pod.clone(), removed, forced: None, pending: None, granted: None };
         // A pod that ran before this agent was started has been admitted.
         let fresh = pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
         if !removed
@@ -168,15 +276,23 @@ impl Pods {
             && !pod::is_terminal(&pod)
             && let Err((reason, message)) = self.judge(&pod).await
         {
+            let message = format!("Pod was rejected: {message}");
             self.agent.recorder.pod(&pod, Type::Warning, leak_reason(&reason), message.clone());
             desired.forced = Some(Forced { reason, message, grace: None, rejected: true });
+        }
+        // A pod that ran before this agent kept records has what its spec says.
+        if pod.spec.is_some() && desired.forced.is_none() && !self.agent.allocations.knows(&uid) {
+            self.agent.allocations.grant(&pod);
         }
         let (tx, rx) = watch::channel(desired);
         let wake = Wake { notify: Arc::new(Notify::new()), ended: Arc::default() };
         let reporter = Reporter::start(self.agent.clone(), &pod);
         let worker = Worker::new(self.agent.clone(), rx, wake, reporter);
-        self.handles.insert(uid.clone(), Handle { desired: tx });
+        self.handles.insert(uid.clone(), Handle { desired: tx, wanted });
         self.class_shares();
+        if !removed {
+            self.hand_on(&uid);
+        }
         self.workers.spawn(async move {
             worker.run().await;
             uid
@@ -209,6 +325,7 @@ impl Pods {
             }
         }
         self.mirrors.retain(|_, pod| listed.contains(pod::uid(pod)));
+        self.agent.allocations.retain(|uid| self.handles.contains_key(uid));
         if !self.synced {
             self.synced = true;
             for name in self.statics.keys().cloned().collect::<Vec<_>>() {
@@ -328,7 +445,7 @@ impl Pods {
         }
     }
 
-    fn evict(&mut self, evict: Evict) {
+    fn evict(&self, evict: Evict) {
         if let Some(handle) = self.handles.get(&evict.uid) {
             let reason = leak_reason(&evict.forced.reason);
             self.agent.recorder.pod(
@@ -346,6 +463,7 @@ impl Pods {
             Ok(uid) => {
                 let name = self.handles.remove(&uid).map(|h| full_name(&h.desired.borrow().pod));
                 self.class_shares();
+                self.retry_resizes();
                 if let Some(pod) = name.and_then(|name| self.waiting.remove(&name)) {
                     self.begin(pod, false).await;
                 }
@@ -364,6 +482,11 @@ fn leak_reason(reason: &str) -> &'static str {
         "NodeAffinity" => "NodeAffinity",
         "NodePorts" => "NodePorts",
         "Evicted" => "Evicted",
+        "Preempting" => "Preempting",
+        "SysctlForbidden" => "SysctlForbidden",
+        "PodOSNotSupported" => "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch" => "PodOSSelectorNodeLabelDoesNotMatch",
+        "SupplementalGroupsPolicyNotSupported" => "SupplementalGroupsPolicyNotSupported",
         _ => "Rejected",
     }
 }

@@ -7,6 +7,8 @@ use crate::events::{Recorder, Type};
 use crate::hooks;
 use crate::http;
 use crate::plan::{KillReason, Probes};
+use crate::pod;
+use crate::stats::metrics::ProbeCounts;
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::jiff::Timestamp;
 use skeg_cri::RuntimeService;
@@ -87,6 +89,7 @@ pub struct ProbeSet {
     results: Arc<Mutex<Probes>>,
     started: watch::Sender<u64>,
     changed: Arc<Notify>,
+    counts: Arc<ProbeCounts>,
     tasks: HashMap<(String, Kind), Running>,
 }
 
@@ -108,13 +111,19 @@ pub struct Target<'a> {
 
 impl ProbeSet {
     /// No probes yet. `changed` is notified when a result changes.
-    pub fn new(runtime: Arc<dyn RuntimeService>, recorder: Recorder, changed: Arc<Notify>) -> Self {
+    pub fn new(
+        runtime: Arc<dyn RuntimeService>,
+        recorder: Recorder,
+        changed: Arc<Notify>,
+        counts: Arc<ProbeCounts>,
+    ) -> Self {
         Self {
             runtime,
             recorder,
             results: Arc::default(),
             started: watch::channel(0).0,
             changed,
+            counts,
             tasks: HashMap::new(),
         }
     }
@@ -164,6 +173,7 @@ impl ProbeSet {
                     results: self.results.clone(),
                     started: self.started.clone(),
                     changed: self.changed.clone(),
+                    counts: self.counts.clone(),
                     pod: pod.clone(),
                     pod_ip: pod_ip.to_string(),
                     container: container.clone(),
@@ -200,6 +210,7 @@ struct Prober {
     results: Arc<Mutex<Probes>>,
     started: watch::Sender<u64>,
     changed: Arc<Notify>,
+    counts: Arc<ProbeCounts>,
     pod: Arc<Pod>,
     pod_ip: String,
     container: Container,
@@ -227,7 +238,9 @@ impl Prober {
         let mut counter = Counter::default();
         loop {
             ticks.tick().await;
-            let success = match self.attempt().await {
+            let outcome = self.attempt().await;
+            self.count(&outcome);
+            let success = match outcome {
                 Outcome::Success => true,
                 Outcome::Failure(text) => {
                     self.unhealthy(format!("{} probe failed: {text}", self.kind.name()));
@@ -253,6 +266,17 @@ impl Prober {
                 }
             }
         }
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        let result = match outcome {
+            Outcome::Success => "successful",
+            Outcome::Failure(_) => "failed",
+            Outcome::Error(_) => "unknown",
+        };
+        let (namespace, name, uid) = (pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
+        let key = [namespace, name, uid, &self.container.name, self.kind.name(), result];
+        self.counts.count(key.map(str::to_string));
     }
 
     fn lock(&self) -> MutexGuard<'_, Probes> {
@@ -415,7 +439,7 @@ mod tests {
         let fake = skeg_cri::FakeRuntime::new();
         fake.answer_exec(1, "no");
         let poke = Arc::new(Notify::new());
-        let mut set = ProbeSet::new(Arc::new(fake), Recorder::discard(), poke.clone());
+        let mut set = ProbeSet::new(Arc::new(fake), Recorder::discard(), poke.clone(), Arc::default());
         let container: Container = serde_json::from_value(serde_json::json!({"name": "c",
             "livenessProbe": {"exec": {"command": ["x"]}, "failureThreshold": 1, "periodSeconds": 1}}))
         .unwrap();

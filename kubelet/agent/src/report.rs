@@ -242,6 +242,12 @@ fn condition_changes(old: Option<&Value>, new: &Value) -> Option<Value> {
             changed.push(merged);
         }
     }
+    // A resize that is over leaves no condition; the others of this kubelet are always there.
+    for gone in old.iter().map(kind).filter(|name| OWNED.contains(&name.as_str())) {
+        if !new.as_array().is_some_and(|list| list.iter().any(|c| kind(c) == gone)) {
+            changed.push(json!({"$patch": "delete", "type": gone}));
+        }
+    }
     (!changed.is_empty()).then_some(Value::Array(changed))
 }
 
@@ -280,5 +286,9 @@ mod tests {
                 {"type": "Ready", "status": "True", "reason": null}, {"type": "Initialized", "status": "True"}]})
         );
         assert_eq!(strategic_patch(&wanted, &wanted), None);
+        let resized = json!({"conditions": [{"type": "PodResizeInProgress", "status": "True"}]});
+        let done = json!({"conditions": []});
+        let gone = json!({"conditions": [{"$patch": "delete", "type": "PodResizeInProgress"}]});
+        assert_eq!(strategic_patch(&resized, &done), Some(gone));
     }
 }

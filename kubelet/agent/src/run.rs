@@ -1,6 +1,7 @@
 //! Puts the agent together and runs it.
 
 use crate::agent::{Agent, NodeView};
+use crate::allocation::Allocations;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::containerd::{self, Supervised};
@@ -48,6 +49,10 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         services: Services::start(client.clone(), shutdown.clone(), &tasks),
         puller: Puller::new(images, recorder.clone()),
         tokens: Tokens::new(client.clone()),
+        allocations: Allocations::load(&config.data_dir),
+        rates: Default::default(),
+        probe_counts: Default::default(),
+        started: k8s_openapi::jiff::Timestamp::now(),
         node: watch::channel(Arc::new(NodeView { ips, ..Default::default() })).0,
         pods: Default::default(),
         index: Default::default(),
@@ -62,6 +67,7 @@ pub async fn run(config: Config, client: kube::Client, shutdown: CancellationTok
         client: agent.client.clone(),
         name: agent.config.node_name.clone(),
         data_dir: agent.config.data_dir.clone(),
+        agent: agent.clone(),
     };
     tasks.spawn(bound.serve(Arc::new(served), shutdown.clone()));
     tasks.close();

@@ -1,6 +1,7 @@
 //! The status of a pod as the API shows it. Pure: from the spec, what the runtime says, probe results and why starts
 //! failed. The rules are those of upstream's generateAPIPodStatus and pkg/kubelet/status/generate.go.
 
+use crate::allocation::PodResources;
 use crate::observed::{Container as Seen, Observed, State};
 use crate::plan::{Kind, Probes, sandbox_changed};
 use crate::pod;
@@ -39,6 +40,10 @@ pub struct Inputs<'a> {
     pub forced: Option<(&'a str, &'a str, &'a str)>,
     /// Addresses of the node.
     pub node_ips: &'a [String],
+    /// Resources in force.
+    pub actuated: &'a PodResources,
+    /// Conditions of a resize.
+    pub resize: &'a [PodCondition],
 }
 
 /// The conditions that this kubelet owns.
@@ -91,6 +96,10 @@ pub fn pod_status(inputs: &Inputs) -> PodStatus {
         extended_resource_claim_status: old.extended_resource_claim_status.clone(),
         ..Default::default()
     };
+    if let Some(granted) = &spec.resources {
+        status.allocated_resources.clone_from(&granted.requests);
+        status.resources = Some(inputs.actuated.pod.clone().unwrap_or_else(|| granted.clone()));
+    }
     addresses(inputs, &mut status);
     status.conditions = Some(conditions(inputs, &status));
     status
@@ -265,7 +274,7 @@ fn observed_status(
         state: Some(state),
         last_state: last_state.or(Some(ContainerState::default())),
         volume_mounts: volume_mounts(container),
-        resources: reported_resources(container, seen),
+        resources: reported_resources(container, seen, inputs.actuated.containers.get(&container.name)),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         user: seen.user.as_ref().map(|user| ContainerUser {
             linux: Some(LinuxContainerUser {
@@ -398,29 +407,50 @@ fn readiness(inputs: &Inputs, container: &Container, is_init: bool, status: &mut
     };
 }
 
-/// Requests of the spec with the limits that are in force.
-fn reported_resources(container: &Container, seen: &Seen) -> Option<ResourceRequirements> {
+/// What the container was granted, with the values that are in force: those that the runtime tells, and the memory request,
+/// of which the runtime knows nothing, from this agent's own record.
+fn reported_resources(
+    container: &Container,
+    seen: &Seen,
+    actuated: Option<&ResourceRequirements>,
+) -> Option<ResourceRequirements> {
     let mut resources = container.resources.clone().unwrap_or_default();
-    if seen.state == State::Running
-        && let (Some(limits), Some(actual)) = (&mut resources.limits, &seen.resources)
-    {
-        if let Some(cpu) = limits.get_mut("cpu")
-            && actual.cpu_quota > 0
-            && actual.cpu_period > 0
-        {
-            let milli = actual.cpu_quota * 1000 / actual.cpu_period;
-            if milli != quantity::milli(cpu) && (milli > 10 || quantity::milli(cpu) > 10) {
-                *cpu = Quantity(if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") });
-            }
+    if seen.state != State::Running {
+        return Some(resources);
+    }
+    let actual = seen.resources.clone().unwrap_or_default();
+    if let Some(limits) = &mut resources.limits {
+        if actual.cpu_quota > 0 && actual.cpu_period > 0 {
+            set_cpu(limits, actual.cpu_quota * 1000 / actual.cpu_period, MINIMUM_CPU_LIMIT);
         }
-        if let Some(memory) = limits.get_mut("memory")
-            && actual.memory_limit_in_bytes > 0
-            && actual.memory_limit_in_bytes != quantity::value(memory)
-        {
-            *memory = Quantity(actual.memory_limit_in_bytes.to_string());
+        set_memory(limits, actual.memory_limit_in_bytes);
+    }
+    if let Some(requests) = &mut resources.requests {
+        if actual.cpu_shares > MINIMUM_SHARES {
+            set_cpu(requests, (actual.cpu_shares * 1000 + 1023) / 1024, MINIMUM_SHARES);
         }
+        let known = actuated.and_then(|a| quantity::value_of(a.requests.as_ref(), "memory"));
+        set_memory(requests, known.unwrap_or(0));
     }
     Some(resources)
+}
+
+/// Below these the kernel cannot tell values apart, and what was granted is shown.
+const MINIMUM_CPU_LIMIT: i64 = 10;
+const MINIMUM_SHARES: i64 = 2;
+
+fn set_cpu(list: &mut quantity::ResourceList, milli: i64, minimum: i64) {
+    let known = list.get("cpu").map(quantity::milli);
+    if known != Some(milli) && (milli > minimum || known.is_some_and(|known| known > minimum)) {
+        let text = if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+        list.insert("cpu".into(), Quantity(text));
+    }
+}
+
+fn set_memory(list: &mut quantity::ResourceList, bytes: i64) {
+    if bytes > 0 && list.get("memory").map(quantity::value) != Some(bytes) {
+        list.insert("memory".into(), Quantity(bytes.to_string()));
+    }
 }
 
 fn any_active_app_started(pod: &Pod, observed: &Observed) -> bool {
@@ -524,6 +554,9 @@ fn conditions(inputs: &Inputs, status: &PodStatus) -> Vec<PodCondition> {
         .filter(|c| !OWNED.contains(&c.type_.as_str()))
         .cloned()
         .collect();
+    if !inputs.terminal {
+        list.extend(inputs.resize.iter().cloned());
+    }
     let (needs_sandbox, _) = sandbox_changed(pod, inputs.observed);
     let containers = containers_ready(pod, status);
     let ready = if containers.is_some() { containers.clone() } else { gates(pod, &list) };

@@ -76,6 +76,8 @@ fn make_forced(case: &Case, forced: Option<(&str, &str, &str)>) -> PodStatus {
         terminal: case.terminal,
         forced,
         node_ips: &["192.0.2.1".to_string()],
+        actuated: &PodResources::default(),
+        resize: &[],
     })
 }
 
@@ -193,4 +195,35 @@ fn a_forced_end_is_told_once_nothing_runs_and_stays() {
     pod.status = Some(over.clone());
     let again = Case { pod: &pod, containers: &["a 0"], reasons: &[], terminal: true, old: over };
     assert_eq!(shown(&make(&again)), "Failed DeadlineExceeded");
+}
+
+#[test]
+fn resources_shown_are_those_in_force() {
+    let resources = |cpu: &str, memory: &str| {
+        serde_json::from_value::<ResourceRequirements>(serde_json::json!({"requests": {"cpu": cpu, "memory": memory},
+            "limits": {"cpu": cpu, "memory": memory}}))
+        .unwrap()
+    };
+    let container = Container { name: "a".into(), resources: Some(resources("40m", "40Mi")), ..Default::default() };
+    let mut seen = observed(&["a run"]).containers.remove(0);
+    let linux = |shares, quota, memory| skeg_cri::v1::LinuxContainerResources {
+        cpu_shares: shares,
+        cpu_period: 100_000,
+        cpu_quota: quota,
+        memory_limit_in_bytes: memory,
+        ..Default::default()
+    };
+    seen.resources = Some(linux(20, 2000, 30 << 20));
+    let old = resources("20m", "30Mi");
+    let shown = reported_resources(&container, &seen, Some(&old)).unwrap();
+    let numbers = |of: &ResourceRequirements| crate::allocation::compute(Some(of), None);
+    assert_eq!(numbers(&shown), numbers(&old), "not resized yet");
+    seen.resources = Some(linux(40, 4000, 40 << 20));
+    let shown = reported_resources(&container, &seen, container.resources.as_ref()).unwrap();
+    assert_eq!(Some(shown), container.resources, "as it was written");
+    let tiny = Container { resources: Some(resources("1m", "40Mi")), ..container.clone() };
+    seen.resources = Some(linux(2, 1000, 40 << 20));
+    assert_eq!(reported_resources(&tiny, &seen, None), tiny.resources, "too small to tell from 2m and 10m");
+    seen.state = State::Exited;
+    assert_eq!(reported_resources(&container, &seen, None), container.resources);
 }

@@ -17,19 +17,18 @@ use crate::image_volumes;
 use crate::kill;
 use crate::observed::{self, Observed, State};
 use crate::perform::{self, Memory};
-use crate::plan;
+use crate::plan::{self, Orders};
 use crate::pod;
 use crate::probes::{ProbeSet, Target};
 use crate::references::{self, Held};
 use crate::report::{Report, Reporter};
-use crate::resources;
+use crate::resize::{self, InProgress, Pending, ResizePlan};
 use crate::status::{self, Reasons};
 use crate::volumes::payload::Sources;
 use crate::volumes::{self, Volumes};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use skeg_cri::v1::LinuxContainerResources;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,12 +49,16 @@ pub struct Forced {
 /// What should be.
 #[derive(Debug, Clone)]
 pub struct Desired {
-    /// The pod.
+    /// The pod, with the resources that it was granted.
     pub pod: Arc<Pod>,
     /// Its object, or manifest, is gone.
     pub removed: bool,
     /// It has to fail.
     pub forced: Option<Forced>,
+    /// A resize that the node has no room for.
+    pub pending: Option<Pending>,
+    /// The generation of the resize that was granted last.
+    pub granted: Option<i64>,
 }
 
 impl Desired {
@@ -89,19 +92,29 @@ pub struct Worker {
     /// Everything of it has been taken down.
     torn_down: bool,
     deadline_hit: Option<Forced>,
-    /// Containers that were ended a moment ago to be started anew: nobody is told of the gap between.
-    restarting: HashSet<String>,
-    /// Cgroup values in force, by container id.
-    applied: HashMap<String, LinuxContainerResources>,
+    orders: Orders,
+    /// Containers were ended a moment ago to be started anew: nobody is told of the gap between.
+    replacing: bool,
+    /// The resize that is not in force yet.
+    resizing: Option<InProgress>,
+    /// The generation that was granted last.
+    granted: Option<i64>,
 }
 
 /// How long a failed step waits at first, and at most.
 const RETRY: (u64, u64) = (500, 120_000);
+/// Seconds until a resize that failed is tried again.
+const RESIZE_RETRY: i64 = 10;
 
 impl Worker {
     /// A worker for a pod.
     pub fn new(agent: Arc<Agent>, desired: watch::Receiver<Desired>, wake: Wake, reporter: Reporter) -> Self {
-        let probes = ProbeSet::new(agent.runtime.clone(), agent.recorder.clone(), wake.notify.clone());
+        let probes = ProbeSet::new(
+            agent.runtime.clone(),
+            agent.recorder.clone(),
+            wake.notify.clone(),
+            agent.probe_counts.clone(),
+        );
         let (uid, status) = {
             let pod = &desired.borrow().pod;
             (pod::uid(pod).to_string(), pod.status.clone().unwrap_or_default())
@@ -123,8 +136,10 @@ impl Worker {
             finished: false,
             torn_down: false,
             deadline_hit: None,
-            restarting: HashSet::new(),
-            applied: HashMap::new(),
+            orders: Orders::default(),
+            replacing: false,
+            resizing: None,
+            granted: None,
         }
     }
 
@@ -256,6 +271,7 @@ impl Worker {
         let view = self.agent.node_view();
         let probes = self.probes.results();
         let forced = desired.forced.as_ref().or(self.deadline_hit.as_ref());
+        let actuated = self.agent.allocations.actuated(pod::uid(&desired.pod));
         let mut made = status::pod_status(&status::Inputs {
             now: Timestamp::now(),
             pod: &desired.pod,
@@ -266,12 +282,14 @@ impl Worker {
             terminal,
             forced: forced.map(|f| ("Failed", f.reason.as_str(), f.message.as_str())),
             node_ips: &view.ips,
+            actuated: &actuated,
+            resize: &resize::conditions(desired.pending.as_ref(), self.resizing.as_ref()),
         });
         if forced.is_some_and(|f| f.rejected) {
             made.container_statuses = None;
             made.init_container_statuses = None;
         }
-        if forced.is_some_and(|f| f.reason == "Evicted") {
+        if forced.is_some_and(|f| matches!(f.reason.as_str(), "Evicted" | "Preempting")) {
             let old = self.status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").cloned();
             let condition = old.unwrap_or_else(|| k8s_openapi::api::core::v1::PodCondition {
                 type_: "DisruptionTarget".into(),
@@ -317,10 +335,13 @@ impl Worker {
         let pod = desired.pod.clone();
         self.hold_references(&pod);
         let probes = self.probes.results();
-        let plan = plan::plan(Timestamp::now(), &pod, &self.observed, &probes, &self.backoff);
+        let resize = self.track_resize(desired);
+        self.orders.restart = resize.restarts.iter().cloned().collect();
+        self.orders.replaced.retain(|name| self.observed.container(name).is_some_and(|c| c.state == State::Exited));
+        let plan = plan::plan(Timestamp::now(), &pod, &self.observed, &probes, &self.backoff, &self.orders);
         // Upstream kills and starts in one step, so that a container that is only replaced never shows as ended.
-        let restarting = std::mem::take(&mut self.restarting);
-        if restarting.is_empty() || !plan.starts_all(&pod, &restarting) {
+        let quiet = std::mem::take(&mut self.replacing) && plan.starts_all(&pod, &self.orders.replaced);
+        if !quiet {
             self.publish(desired, false, false);
         }
         if plan.finished {
@@ -339,7 +360,7 @@ impl Worker {
             Ok(()) => self.mount_failures = 0,
             Err(step) => return step,
         }
-        if plan.actions.is_empty() && self.resize(&pod).await {
+        if plan.actions.is_empty() && self.resize(&pod, &resize).await {
             return Step::Again;
         }
         let mut memory = Memory { reasons: &mut self.reasons, backoff: &mut self.backoff };
@@ -351,61 +372,58 @@ impl Worker {
             // A pod that is to end does not wait for an image.
             () = ending(&mut watching) => return Step::Again,
         };
-        self.restarting = plan.killed_to_restart(&pod);
+        let replaced = plan.killed_to_restart(&pod);
+        self.replacing = !replaced.is_empty();
+        self.orders.replaced.extend(replaced);
         if outcome.changed {
             return Step::Again;
         }
         self.publish(desired, false, false);
         let token = self.agent.tokens.next_refresh(pod::uid(&pod)).await;
-        let times = [outcome.retry, token, self.deadline(&pod)];
+        let resize = self.resizing.as_ref().map(|_| Timestamp::now() + SignedDuration::from_secs(RESIZE_RETRY));
+        let times = [outcome.retry, token, self.deadline(&pod), resize];
         Step::Wait(times.into_iter().flatten().min())
     }
 
-    /// Changes limits of running containers to what the spec says now; says whether anything was changed.
-    async fn resize(&mut self, pod: &Pod) -> bool {
-        let machine = &self.agent.machine;
-        let observed = self.observed.clone();
-        self.applied.retain(|id, _| observed.containers.iter().any(|c| c.id == *id));
-        let sidecars = pod::init_containers(pod).iter().filter(|c| pod::is_sidecar(c));
-        for container in pod::spec(pod).containers.iter().chain(sidecars) {
-            let Some(seen) = observed.container(&container.name).filter(|c| c.state == State::Running) else {
-                continue;
-            };
-            let wanted = resources::container_resources(pod, container, machine.memory, &machine.hugepages);
-            // What was created by this agent has what the spec said then; older runtimes cannot tell.
-            let known = self.applied.get(&seen.id).or(seen.resources.as_ref());
-            let changed = known.map(|known| resources::differences(known, &wanted)).unwrap_or_default();
-            if changed.is_empty() {
-                self.applied.entry(seen.id.clone()).or_insert(wanted);
-                continue;
-            }
-            if resources::resize_restarts(container, &changed) {
-                let text = format!("Container {} resize requires restart", container.name);
-                let reason = plan::KillReason::Changed;
-                kill::container(&self.agent, pod, &observed, &seen.id, &container.name, &text, reason, None).await;
-                return true;
-            }
-            self.resize_cgroup(pod);
-            match self.agent.runtime.update_container_resources(&seen.id, wanted.clone()).await {
-                Ok(()) => {
-                    // The pod's own limit may only shrink after its containers'.
-                    self.resize_cgroup(pod);
-                    self.applied.insert(seen.id.clone(), wanted);
-                    return true;
-                }
-                Err(error) => {
-                    let text = format!("Error resizing container {}: {error}", container.name);
-                    self.agent.recorder.pod(pod, Type::Warning, "ResizeError", text);
-                }
-            }
+    /// Compares what was granted with what is in force, and keeps the condition that says so.
+    fn track_resize(&mut self, desired: &Desired) -> ResizePlan {
+        let (pod, machine) = (&desired.pod, &self.agent.machine);
+        let actuated = self.agent.allocations.actuated(pod::uid(pod));
+        let plan = resize::plan(pod, &self.observed, &actuated, machine.memory, &machine.hugepages);
+        let now = Timestamp::now();
+        if desired.granted.is_some() && desired.granted != self.granted {
+            // A new grant begins anew, whatever became of the one before.
+            self.granted = desired.granted;
+            self.resizing = Some(InProgress { error: None, generation: self.granted, since: now });
         }
-        false
+        if plan.is_empty() {
+            if let Some(done) = self.resizing.take() {
+                let text = resize::event("completed", pod, done.generation, "");
+                self.agent.recorder.pod(pod, Type::Normal, "ResizeCompleted", text);
+            }
+        } else if self.resizing.is_none() {
+            self.resizing = Some(InProgress { error: None, generation: pod.metadata.generation, since: now });
+        }
+        plan
     }
 
-    fn resize_cgroup(&self, pod: &Pod) {
-        if let Some(Err(error)) = self.agent.cgroups.as_ref().map(|cgroups| cgroups.ensure_pod(pod)) {
-            tracing::debug!(pod = pod::title(pod), %error, "pod cgroup not resized");
+    /// Changes running containers in place to what was granted; says whether anything was changed.
+    async fn resize(&mut self, pod: &Pod, plan: &ResizePlan) -> bool {
+        if plan.updates.is_empty() && !plan.pod {
+            return false;
         }
+        let Err(error) = resize::perform(&self.agent, pod, plan).await else { return true };
+        let progress = self.resizing.get_or_insert_with(|| InProgress {
+            error: None,
+            generation: pod.metadata.generation,
+            since: Timestamp::now(),
+        });
+        if progress.error.as_ref() != Some(&error) {
+            let text = resize::event("error", pod, progress.generation, &error);
+            self.agent.recorder.pod(pod, Type::Warning, "ResizeError", text);
+            *progress = InProgress { error: Some(error), since: Timestamp::now(), ..progress.clone() };
+        }
+        false
     }
 
     /// Waits until the pod network is up, or something else happens.
@@ -553,6 +571,8 @@ impl Worker {
         let mut index = self.agent.index.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         index.retain(|_, wake| !Arc::ptr_eq(&wake.notify, &self.wake.notify));
         self.agent.pods.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(pod::uid(pod));
+        self.agent.allocations.forget(pod::uid(pod));
+        self.agent.probe_counts.forget(pod::uid(pod));
     }
 }
 

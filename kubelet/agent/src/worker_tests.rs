@@ -74,6 +74,10 @@ fn bench(name: &str, spec: serde_json::Value, prepare: impl FnOnce(&FakeRuntime)
         services: Services::fixed(Vec::new()),
         puller: Puller::new(images, Recorder::discard()),
         tokens: Tokens::new(client.clone()),
+        allocations: crate::allocation::Allocations::load(&dir),
+        rates: Default::default(),
+        probe_counts: Default::default(),
+        started: Timestamp::now(),
         node: watch::channel(Arc::new(view)).0,
         pods: Default::default(),
         index: Default::default(),
@@ -84,7 +88,8 @@ fn bench(name: &str, spec: serde_json::Value, prepare: impl FnOnce(&FakeRuntime)
     }))
     .unwrap();
     let pod = Arc::new(pod);
-    let (desired, rx) = watch::channel(Desired { pod: pod.clone(), removed: false, forced: None });
+    let first = Desired { pod: pod.clone(), removed: false, forced: None, pending: None, granted: None };
+    let (desired, rx) = watch::channel(first);
     let wake = Wake { notify: Arc::default(), ended: Arc::default() };
     let reporter = Reporter::start(agent.clone(), &pod);
     let worker = Worker::new(agent.clone(), rx, wake.clone(), reporter);

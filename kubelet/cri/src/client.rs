@@ -200,6 +200,15 @@ impl RuntimeService for Client {
         Ok(())
     }
 
+    async fn checkpoint_container(&self, id: &str, location: &str, timeout: Duration) -> Result<()> {
+        let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+        let request =
+            v1::CheckpointContainerRequest { container_id: id.into(), location: location.into(), timeout: seconds };
+        let deadline = if timeout.is_zero() { None } else { Some(TIMEOUT.saturating_add(timeout)) };
+        call!(self.runtime(), checkpoint_container, "CheckpointContainer", request, deadline);
+        Ok(())
+    }
+
     async fn reopen_container_log(&self, id: &str) -> Result<()> {
         let request = v1::ReopenContainerLogRequest { container_id: id.into() };
         call!(self.runtime(), reopen_container_log, "ReopenContainerLog", request);

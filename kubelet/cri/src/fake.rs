@@ -346,6 +346,11 @@ impl RuntimeService for FakeRuntime {
         self.lock().begin("UpdatePodSandboxResources", &request.pod_sandbox_id)
     }
 
+    async fn checkpoint_container(&self, id: &str, _: &str, _: Duration) -> Result<()> {
+        self.lock().begin("CheckpointContainer", id)?;
+        Ok(())
+    }
+
     async fn reopen_container_log(&self, id: &str) -> Result<()> {
         self.lock().begin("ReopenContainerLog", id)
     }

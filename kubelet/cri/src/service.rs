@@ -46,6 +46,8 @@ pub trait RuntimeService: Send + Sync {
     async fn update_container_resources(&self, id: &str, linux: v1::LinuxContainerResources) -> Result<()>;
     /// Changes the sandbox's idea of the pod's resources; `Unimplemented` in older runtimes.
     async fn update_pod_sandbox_resources(&self, request: v1::UpdatePodSandboxResourcesRequest) -> Result<()>;
+    /// Writes a container's state to the file `location`. A zero `timeout` is none; `Unimplemented` in older runtimes.
+    async fn checkpoint_container(&self, id: &str, location: &str, timeout: Duration) -> Result<()>;
     /// Makes the runtime open a rotated log anew.
     async fn reopen_container_log(&self, id: &str) -> Result<()>;
     /// Runs a command to its end. A zero `timeout` is none.

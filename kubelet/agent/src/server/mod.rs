@@ -1,17 +1,21 @@
-//! The node server: what the API server asks a node directly. Logs, exec, attach, port-forward, the pods here.
+//! The node server: what the API server asks a node directly. Logs, exec, attach, port-forward, the pods here, what they
+//! use, the node's log files.
 //!
 //! ```text
 //!  API server ── TLS, client certificate or token ──▶ auth ──▶ logs    (files that the runtime writes)
+//!                                                         ├──▶ usage, files
 //!                                                         └──▶ stream  ── CRI Exec/Attach/PortForward ──▶ runtime's streaming server
 //! ```
 //!
 //! Knows containers by their labels only, so it serves those of an earlier kubelet as well. Decides nothing about pods.
 
 mod auth;
+mod files;
 mod lines;
 mod logs;
 mod stream;
 mod tls;
+mod usage;
 mod volumes;
 
 use std::convert::Infallible;
@@ -24,7 +28,6 @@ use http::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
 use skeg_cri::{RuntimeService, v1};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +45,7 @@ pub struct Node {
     pub client: kube::Client,
     pub name: String,
     pub data_dir: std::path::PathBuf,
+    pub agent: Arc<crate::agent::Agent>,
 }
 
 /// A node server that listens and does not answer yet.
@@ -162,8 +166,23 @@ async fn route(node: &Arc<Node>, request: Request<hyper::body::Incoming>) -> Res
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let method = request.method().clone();
     match (method, segments.as_slice()) {
-        (Method::GET, ["healthz"]) => Ok(Response::new(Body::from("ok"))),
-        (Method::GET, ["pods"]) => pods(node).await,
+        (Method::GET, ["healthz"] | ["healthz", "ping" | "log" | "syncloop"]) => Ok(Response::new(Body::from("ok"))),
+        (Method::GET, ["pods"]) => Ok(pods(node)),
+        (Method::GET, ["runningpods"]) => usage::running_pods(node).await,
+        (Method::GET, ["configz"]) => Ok(usage::configz(node)),
+        (Method::GET | Method::POST, ["stats", "summary"]) => {
+            Ok(usage::stats(node, request.uri().query().unwrap_or("")).await)
+        }
+        (Method::GET, ["metrics", rest @ ..]) if rest.len() <= 1 => {
+            usage::metrics(node, rest.first().copied().unwrap_or("")).await.ok_or_else(no_page)
+        }
+        (Method::GET, ["logs", ..]) => {
+            let root = node.agent.config.pod_log_dir.parent().unwrap_or(std::path::Path::new("/var/log"));
+            files::serve(root, path.strip_prefix("/logs").unwrap_or_default()).await
+        }
+        (Method::POST, ["checkpoint", rest @ ..]) => {
+            usage::checkpoint(node, &target(rest)?, request.uri().query().unwrap_or("")).await
+        }
         (Method::GET, ["containerLogs", namespace, pod, container]) => {
             logs::serve(node, namespace, pod, container, request.uri().query().unwrap_or("")).await
         }
@@ -177,23 +196,25 @@ async fn route(node: &Arc<Node>, request: Request<hyper::body::Incoming>) -> Res
         }
         (Method::PUT, ["localVolumes", name]) => volumes::make(&node.data_dir, name).await,
         (Method::DELETE, ["localVolumes", name]) => volumes::remove(&node.data_dir, name).await,
-        _ => Err(Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n")),
+        _ => Err(no_page()),
     }
 }
 
-fn target<'a>(rest: &[&'a str]) -> Result<Target<'a>, Refusal> {
-    Target::parse(rest).ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n"))
+fn no_page() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-async fn pods(node: &Node) -> Result<Response<Body>, Refusal> {
-    let all: kube::Api<Pod> = kube::Api::all(node.client.clone());
-    let mine = ListParams::default().fields(&format!("spec.nodeName={}", node.name));
-    let failed = |text: String| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text);
-    let list = all.list(&mine).await.map_err(|e| failed(e.to_string()))?;
-    let body = serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": list.items});
-    let mut response = Response::new(Body::from(body.to_string()));
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    Ok(response)
+fn target<'a>(rest: &[&'a str]) -> Result<Target<'a>, Refusal> {
+    Target::parse(rest).ok_or_else(no_page)
+}
+
+/// The pods as this node sees them, static ones included, with the status last made.
+fn pods(node: &Node) -> Response<Body> {
+    let mut views = node.agent.all_pods();
+    views.sort_by(|a, b| a.pod.metadata.uid.cmp(&b.pod.metadata.uid));
+    let items: Vec<Pod> =
+        views.into_iter().map(|view| Pod { status: Some((*view.status).clone()), ..(*view.pod).clone() }).collect();
+    usage::json_answer(&serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
 }
 
 /// The values of a query parameter, decoded.
