@@ -46,6 +46,7 @@ pub async fn config(agent: &Agent, request: &Request<'_>) -> Result<v1::Containe
         node_ips: &view.ips,
         allocatable: &view.allocatable,
         services: &services,
+        volumes: request.volumes,
     };
     let variables = env::variables(&context, container, &*agent.references).await?;
     let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());

@@ -2,7 +2,8 @@
 //! of ConfigMaps and Secrets, which is passed in.
 
 use crate::quantity::ResourceList;
-use crate::{pod, resources};
+use crate::volumes::Volumes;
+use crate::{env_file, pod, resources};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +46,8 @@ pub struct Context<'a> {
     pub allocatable: &'a ResourceList,
     /// Services of all namespaces.
     pub services: &'a [ServicePorts],
+    /// Volumes that are ready, for files of variables.
+    pub volumes: &'a Volumes,
 }
 
 /// The variables of a container in order, each name once.
@@ -124,6 +127,17 @@ async fn reference(
         return resources::field_value(of.as_ref().unwrap_or(container), &field.resource, divisor, context.allocatable)
             .map(Some)
             .ok_or_else(|| format!("unsupported container resource : {}", field.resource));
+    }
+    if let Some(from) = &source.file_key_ref {
+        let volume = context.volumes.get(&from.volume_name);
+        let volume =
+            volume.ok_or_else(|| format!("cannot find the volume {:?} referenced by FileKeyRef", from.volume_name))?;
+        let value = env_file::value(&volume.path, &from.path, &from.key)?;
+        return match value.is_empty() {
+            true if from.optional == Some(true) => Ok(None),
+            true => Err(format!("environment variable key {:?} not found in file {:?}", from.key, from.path)),
+            false => Ok(Some(value)),
+        };
     }
     let (found, name, key, optional, kind, title) = if let Some(from) = &source.config_map_key_ref {
         let found = lookup.config_map(namespace, &from.name).await?;
@@ -281,6 +295,7 @@ mod tests {
             node_ips: &["192.0.2.1".into()],
             allocatable: &allocatable,
             services: &services,
+            volumes: &Volumes::new(),
         };
         let list = variables(&context, &container, &Fixed).await?;
         let shown = list.into_iter().filter(|(k, _)| !k.starts_with("KUBERNETES")).map(|(k, v)| format!("{k}={v}"));

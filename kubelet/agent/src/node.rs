@@ -6,12 +6,14 @@
 use crate::agent::{Agent, NodeView};
 use crate::config::Config;
 use crate::error::Error;
+use crate::events::Type;
 use crate::machine::{self, Machine};
 use crate::quantity::ResourceList;
+use crate::rules::Features;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -42,6 +44,10 @@ pub struct RuntimeFacts {
     pub not_ready: Option<String>,
     /// Why the network is not ready; none if it is.
     pub network_not_ready: Option<String>,
+    /// What it can do.
+    pub features: Features,
+    /// Handlers, and whether each can make user namespaces and mounts that are read-only all the way down.
+    pub handlers: Vec<(String, bool, bool)>,
 }
 
 /// Pressure on the node, as eviction sees it.
@@ -135,8 +141,42 @@ pub fn status(now: Timestamp, facts: &Facts, old: Option<&NodeStatus>) -> NodeSt
             system_uuid: machine.system_uuid.clone(),
         }),
         images: Some(facts.images.to_vec()).filter(|l| !l.is_empty()),
+        features: facts
+            .runtime
+            .features
+            .strict_groups
+            .map(|supported| NodeFeatures { supplemental_groups_policy: Some(supported) }),
+        runtime_handlers: Some(facts.runtime.handlers.iter().map(handler).collect()).filter(|l: &Vec<_>| !l.is_empty()),
         ..Default::default()
     }
+}
+
+fn handler((name, user_namespaces, read_only): &(String, bool, bool)) -> NodeRuntimeHandler {
+    NodeRuntimeHandler {
+        name: Some(name.clone()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            user_namespaces: Some(*user_namespaces),
+            recursive_read_only_mounts: Some(*read_only),
+        }),
+    }
+}
+
+/// The events that tell of conditions that are not what they were. Pure.
+fn transitions(old: Option<&NodeStatus>, new: &NodeStatus) -> Vec<&'static str> {
+    let state = |status: &NodeStatus, kind: &str| {
+        status.conditions.iter().flatten().find(|c| c.type_ == kind).map(|c| c.status == "True")
+    };
+    let reasons = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
+    ];
+    let told = |(kind, yes, no): (&str, &'static str, &'static str)| {
+        let now = state(new, kind)?;
+        (old.and_then(|old| state(old, kind)) != Some(now)).then_some(if now { yes } else { no })
+    };
+    reasons.into_iter().filter_map(told).collect()
 }
 
 fn conditions(now: Timestamp, facts: &Facts, old: Option<&NodeStatus>) -> Vec<NodeCondition> {
@@ -222,6 +262,8 @@ pub async fn runtime_facts(agent: &Agent) -> RuntimeFacts {
     let mut facts = RuntimeFacts { version, ..Default::default() };
     match agent.runtime.status().await {
         Ok(status) => {
+            facts.features = features(&status);
+            facts.handlers = handlers(&status);
             for condition in status.status.unwrap_or_default().conditions {
                 if condition.status {
                     continue;
@@ -237,6 +279,21 @@ pub async fn runtime_facts(agent: &Agent) -> RuntimeFacts {
         Err(error) => facts.not_ready = Some(error.to_string()),
     }
     facts
+}
+
+fn handlers(status: &skeg_cri::v1::StatusResponse) -> Vec<(String, bool, bool)> {
+    let one = |h: &skeg_cri::v1::RuntimeHandler| {
+        let features = h.features.unwrap_or_default();
+        (h.name.clone(), features.user_namespaces, features.recursive_read_only_mounts)
+    };
+    status.runtime_handlers.iter().map(one).collect()
+}
+
+fn features(status: &skeg_cri::v1::StatusResponse) -> Features {
+    Features {
+        strict_groups: status.features.as_ref().map(|f| f.supplemental_groups_policy),
+        user_namespaces: handlers(status).into_iter().filter(|h| h.1).map(|h| h.0).collect(),
+    }
 }
 
 async fn images(agent: &Agent) -> Vec<ContainerImage> {
@@ -325,6 +382,7 @@ impl Keeper {
         agent.node.send_if_modified(|view| {
             let mut new = NodeView::clone(view);
             new.network_ready = network_ready;
+            new.features.clone_from(&runtime.features);
             new.allocatable = allocatable;
             let changed = **view != new;
             if changed {
@@ -403,6 +461,10 @@ impl Keeper {
         let answer = self.api().patch_status(name, &PatchParams::default(), &Patch::Strategic(&patch)).await;
         match answer {
             Ok(node) => {
+                for reason in transitions(old.as_ref(), &new) {
+                    let text = format!("Node {name} status is now: {reason}");
+                    self.agent.recorder.node(name, Type::Normal, reason, text);
+                }
                 self.see_labels(&node.metadata.labels.unwrap_or_default(), &BTreeMap::new());
                 self.last = Some((now, new));
                 Ok(())
@@ -432,6 +494,8 @@ fn same(old: &NodeStatus, new: &NodeStatus) -> bool {
         && old.node_info == new.node_info
         && old.images == new.images
         && old.daemon_endpoints == new.daemon_endpoints
+        && old.features == new.features
+        && old.runtime_handlers == new.runtime_handlers
 }
 
 /// Renews the node's lease until `shutdown`.
@@ -494,6 +558,17 @@ async fn renew(api: &Api<Lease>, agent: &Agent) -> Result<(), kube::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_that_change_are_told() {
+        let with = |ready: &str| NodeStatus {
+            conditions: Some(vec![NodeCondition { type_: "Ready".into(), status: ready.into(), ..Default::default() }]),
+            ..Default::default()
+        };
+        assert_eq!(transitions(None, &with("True")), ["NodeReady"]);
+        assert_eq!(transitions(Some(&with("True")), &with("True")), Vec::<&str>::new());
+        assert_eq!(transitions(Some(&with("True")), &with("False")), ["NodeNotReady"]);
+    }
 
     #[test]
     fn a_node_is_ready_when_runtime_and_network_are() {
