@@ -1,9 +1,11 @@
-//! The admissionregistration.k8s.io group. CEL expressions are compiled by the server's admission, not here.
+//! The admissionregistration.k8s.io group. CEL expressions must compile; what they come to is the server's admission's.
 
 pub mod policies;
 pub mod webhooks;
 
 use serde_json::{Value, json};
+use skeg_cel::Type;
+use skeg_cel::admission::Scope;
 use skeg_machinery::field::{Error, ErrorList, Path};
 use skeg_machinery::validation as rules;
 
@@ -81,7 +83,16 @@ fn resources(e: &mut ErrorList, path: &Path, all: &[&str]) {
     }
 }
 
-pub fn check_match_conditions(e: &mut ErrorList, path: &Path, all: &[Value]) {
+/// An expression must compile where it is, and come to one of `expected`.
+pub fn check_expression(e: &mut ErrorList, path: &Path, expression: &str, scope: &Scope, expected: &[Type]) {
+    if !expression.trim().is_empty()
+        && let Err(detail) = scope.compile(expression, expected)
+    {
+        e.invalid(path, expression, detail);
+    }
+}
+
+pub fn check_match_conditions(e: &mut ErrorList, path: &Path, all: &[Value], scope: &Scope) {
     if all.len() > 64 {
         e.add(Error::too_many(path, all.len() as i64, 64));
     }
@@ -89,6 +100,7 @@ pub fn check_match_conditions(e: &mut ErrorList, path: &Path, all: &[Value]) {
         let at = path.index(index);
         let name = condition.text("name");
         e.need(&at.child("expression"), condition.text("expression").trim());
+        check_expression(e, &at.child("expression"), condition.text("expression"), scope, &[Type::Bool]);
         if e.need(&at.child("name"), name) {
             e.qualified_name(&at.child("name"), name);
             if all[..index].iter().any(|other| other.text("name") == name) {

@@ -1,10 +1,12 @@
 //! Validating and mutating admission policies and their bindings.
 
 use serde_json::{Value, json};
+use skeg_cel::Type;
+use skeg_cel::admission::Scope;
 use skeg_machinery::field::{ErrorList, Path};
 use skeg_machinery::validation as rules;
 
-use super::{GROUP, check_match_conditions, check_rule, default_rule};
+use super::{GROUP, check_expression, check_match_conditions, check_rule, default_rule};
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, Column, NAME, Row, Table, count, int, name, text};
@@ -123,7 +125,9 @@ fn default_match(object: &mut Value, path: &str) {
     }
 }
 
-fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) {
+/// Returns what the expressions after the variables may name.
+fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) -> Scope {
+    let mut scope = Scope::new(spec.has("paramKind"));
     match spec.opt_text("failurePolicy") {
         None => e.required(&path.child("failurePolicy"), ""),
         policy => e.one_of_set(&path.child("failurePolicy"), policy, &["Fail", "Ignore"]),
@@ -140,7 +144,7 @@ fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) {
     } else {
         e.required(&at, "");
     }
-    check_match_conditions(e, &path.child("matchConditions"), spec.list("matchConditions"));
+    check_match_conditions(e, &path.child("matchConditions"), spec.list("matchConditions"), &scope);
     for (index, variable) in spec.list("variables").iter().enumerate() {
         let at = path.child("variables").index(index);
         let name = variable.text("name");
@@ -152,7 +156,20 @@ fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) {
         if variable.text("expression").trim().is_empty() {
             e.required(&at.child("expression"), "expression is not specified");
         }
+        check_variable(e, &at.child("expression"), variable, &mut scope);
     }
+    scope
+}
+
+/// A variable that does not compile is of any type to those after it, so that it is told of once.
+fn check_variable(e: &mut ErrorList, path: &Path, variable: &Value, scope: &mut Scope) {
+    let expression = variable.text("expression");
+    let compiled = scope.compile(expression, &[]);
+    let ty = compiled.as_ref().map_or(Type::Dyn, |program| program.result().clone());
+    if let (Err(detail), false) = (compiled, expression.trim().is_empty()) {
+        e.invalid(path, expression, detail);
+    }
+    scope.declare(variable.text("name"), &ty);
 }
 
 fn identifier(name: &str) -> bool {
@@ -218,14 +235,14 @@ fn check_validating(policy: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = policy.at("spec");
-    check_policy(&mut e, &path, spec);
+    let scope = check_policy(&mut e, &path, spec);
     let (validations, audits) = (spec.list("validations"), spec.list("auditAnnotations"));
     if validations.is_empty() && audits.is_empty() {
         e.required(&path.child("validations"), ONE);
         e.required(&path.child("auditAnnotations"), ONE);
     }
     for (index, validation) in validations.iter().enumerate() {
-        check_validation(&mut e, &path.child("validations").index(index), validation);
+        check_validation(&mut e, &path.child("validations").index(index), validation, &scope);
     }
     if audits.len() > 20 {
         let value = spec.at("auditAnnotations").clone();
@@ -242,6 +259,8 @@ fn check_validating(policy: &Value) -> ErrorList {
         if audit.text("valueExpression").trim().is_empty() {
             e.required(&at.child("valueExpression"), "valueExpression is not specified");
         }
+        let texts = [Type::String, Type::Null];
+        check_expression(&mut e, &at.child("valueExpression"), audit.text("valueExpression"), &scope, &texts);
         if audits[..index].iter().any(|other| other.text("key") == key) {
             e.duplicate(&at.child("key"), key);
         }
@@ -249,10 +268,14 @@ fn check_validating(policy: &Value) -> ErrorList {
     e
 }
 
-fn check_validation(e: &mut ErrorList, path: &Path, validation: &Value) {
+fn check_validation(e: &mut ErrorList, path: &Path, validation: &Value, scope: &Scope) {
     if validation.text("expression").trim().is_empty() {
         e.required(&path.child("expression"), "expression is not specified");
     }
+    check_expression(e, &path.child("expression"), validation.text("expression"), scope, &[Type::Bool]);
+    let own = Scope { authorizer: false, ..scope.clone() };
+    let message = validation.text("messageExpression");
+    check_expression(e, &path.child("messageExpression"), message, &own, &[Type::String]);
     for member in ["messageExpression", "message"] {
         let text = validation.text(member);
         if !text.is_empty() && text.trim().is_empty() {
@@ -269,7 +292,7 @@ fn check_mutating(policy: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = policy.at("spec");
-    check_policy(&mut e, &path, spec);
+    let scope = Scope { mutation: true, ..check_policy(&mut e, &path, spec) };
     let mutations = spec.list("mutations");
     if mutations.is_empty() {
         e.required(&path.child("mutations"), "mutations must contain at least one item");
@@ -287,6 +310,13 @@ fn check_mutating(policy: &Value) -> ErrorList {
         if mutation.at(member).text("expression").trim().is_empty() {
             e.required(&at.child(member).child("expression"), "expression is not specified");
         }
+        // The type of a literal's root; a patch is a list of any kind of operations.
+        let expression = mutation.at(member).text("expression");
+        let expected = match member {
+            "applyConfiguration" => vec![Type::named("Object")],
+            _ => Vec::new(),
+        };
+        check_expression(&mut e, &at.child(member).child("expression"), expression, &scope, &expected);
     }
     match spec.text("reinvocationPolicy") {
         "" => e.required(&path.child("reinvocationPolicy"), ""),

@@ -1,6 +1,7 @@
 //! Mutating and validating webhook configurations.
 
 use serde_json::{Value, json};
+use skeg_cel::admission::Scope;
 use skeg_machinery::field::{ErrorList, Path};
 use skeg_machinery::validation as rules;
 
@@ -99,7 +100,7 @@ fn check_hook(e: &mut ErrorList, path: &Path, hook: &Value) {
     let policy = hook.opt_text("reinvocationPolicy");
     e.one_of_set(&path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
     check_client(e, &path.child("clientConfig"), hook.at("clientConfig"));
-    check_match_conditions(e, &path.child("matchConditions"), hook.list("matchConditions"));
+    check_match_conditions(e, &path.child("matchConditions"), hook.list("matchConditions"), &Scope::new(false));
     review_versions(e, &path.child("admissionReviewVersions"), hook);
 }
 
