@@ -69,6 +69,16 @@ fn empty_object(ty: &TypeRef, gvk: &GroupVersionKind) -> Value {
     decode_value(&named, ty, FieldValidation::Ignore).map_or(named, |decoded| decoded.value)
 }
 
+/// `live` with an apply configuration laid over it, nobody's ownership recorded (mutating admission policies).
+pub fn merge_configuration(live: &Value, applied: &Value, ty: &TypeRef) -> Value {
+    typed::merge(live, applied, ty.get())
+}
+
+/// The paths in an apply configuration of what can only be replaced as a whole.
+pub fn atomic_fields(applied: &Value, ty: &TypeRef) -> Vec<String> {
+    typed::atomics(applied, ty.get())
+}
+
 fn without_managed_fields(object: &Value) -> Value {
     let mut object = object.clone();
     meta::remove(&mut object, &["metadata", "managedFields"]);

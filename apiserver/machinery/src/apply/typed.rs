@@ -428,6 +428,41 @@ pub(super) fn merge(live: &Value, applied: &Value, ty: Type<'_>) -> Value {
     merged(Some(live), Some(applied), Ref::Root(ty)).unwrap_or(Value::Null)
 }
 
+/// Where a value has atomic lists and maps, as `.spec.list`.
+pub(super) fn atomics(value: &Value, ty: Type<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    find_atomics(value, Ref::Root(ty), &mut String::new(), &mut found);
+    found
+}
+
+fn find_atomics(value: &Value, at: Ref<'_>, path: &mut String, found: &mut Vec<String>) {
+    let length = path.len();
+    match (at.kind(Some(value)), value) {
+        (Kind::List(rule), Value::Array(items)) => {
+            if !rule.associative {
+                found.push(path.clone());
+            }
+            for (index, item) in items.iter().enumerate() {
+                path.push_str(&format!("[{index}]"));
+                find_atomics(item, rule.element, path, found);
+                path.truncate(length);
+            }
+        }
+        (Kind::Map { atomic, fields, element }, Value::Object(members)) => {
+            if atomic {
+                found.push(path.clone());
+            }
+            for (key, value) in members {
+                path.push('.');
+                path.push_str(key);
+                find_atomics(value, member(fields, element, key), path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn merged(old: Side<'_>, new: Side<'_>, at: Ref<'_>) -> Option<Value> {
     let keep = || new.or(old).cloned();
     let kind = at.kind(new.or(old));
