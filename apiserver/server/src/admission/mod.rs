@@ -9,6 +9,7 @@ use crate::request::UserInfo;
 
 pub mod certificates;
 pub mod chain;
+pub mod conditions;
 #[cfg(test)]
 pub mod fake;
 pub mod limit_ranger;
@@ -18,6 +19,7 @@ pub mod node_restriction;
 pub mod pod_defaults;
 pub mod pod_resources;
 pub mod pod_security;
+pub mod policies;
 pub mod priority;
 pub mod resource_quota;
 pub mod service_account;

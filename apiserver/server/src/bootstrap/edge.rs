@@ -1,7 +1,8 @@
 //! Puts authentication, authorization and admission together for one server, and runs what they need beside requests.
 //!
 //! Long-lived tasks, all ended by the one token: RBAC (follows roles and bindings), Node authorizer (pods, volumes) and
-//! service addresses (services), webhooks (their configurations), and what puts back the objects that must be there. None takes input from another.
+//! service addresses (services), webhooks and policies (their configurations), type checking of
+//! policies, and what puts back the objects that must be there. None takes input from another.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ use crate::admission::pod_defaults::{
     DefaultIngressClass, DefaultStorageClass, DefaultTolerationSeconds, RuntimeClass, TaintNodesByCondition,
 };
 use crate::admission::pod_security::PodSecurity;
+use crate::admission::policies::{self, Engine, MutatingPolicies, ValidatingPolicies};
 use crate::admission::priority::Priority;
 use crate::admission::resource_quota::ResourceQuota;
 use crate::admission::service_account::ServiceAccount;
@@ -97,7 +99,10 @@ pub struct Edge {
     rbac: Arc<Rbac>,
     node: Arc<NodeAuthorizer>,
     addresses: Arc<ServiceAddresses>,
+    engine: Arc<Engine>,
+    mutating_policies: Arc<MutatingPolicies>,
     mutating: Arc<MutatingWebhooks>,
+    validating_policies: Arc<ValidatingPolicies>,
     validating: Arc<ValidatingWebhooks>,
     ready: Arc<AtomicBool>,
 }
@@ -118,7 +123,10 @@ impl Edge {
         let addresses =
             ServiceAddresses::new(options.service_networks.clone(), options.node_ports.clone(), resources.clone());
         let webhooks = Arc::new(Webhooks::new(resources.clone()));
-        let callers = Arc::new(Callers { resources: resources.clone(), types, webhooks });
+        let engine = Engine { resources: resources.clone(), types: types.clone(), authorizer: authorizer.clone() };
+        let engine = Arc::new(engine);
+        let callers = Callers { resources: resources.clone(), types, webhooks, authorizer: authorizer.clone() };
+        let callers = Arc::new(callers);
         Ok(Edge {
             options,
             resources,
@@ -128,6 +136,9 @@ impl Edge {
             rbac,
             node,
             addresses,
+            mutating_policies: Arc::new(MutatingPolicies::new(engine.clone())),
+            validating_policies: Arc::new(ValidatingPolicies::new(engine.clone())),
+            engine,
             mutating: Arc::new(MutatingWebhooks::new(callers.clone())),
             validating: Arc::new(ValidatingWebhooks::new(callers)),
             ready: Arc::new(AtomicBool::new(false)),
@@ -179,7 +190,9 @@ impl Edge {
             Arc::new(DefaultIngressClass { resources: resources() }),
             Arc::new(Escalation { rbac: self.rbac.clone(), authorizer: authorizer() }),
             self.addresses.clone(),
+            self.mutating_policies.clone(),
             self.mutating.clone(),
+            self.validating_policies.clone(),
             self.validating.clone(),
             Arc::new(ResourceQuota::new(resources())),
         ]
@@ -192,6 +205,9 @@ impl Edge {
         tasks.spawn(self.rbac.clone().run(self.resources.clone(), token()));
         tasks.spawn(self.node.clone().run(self.resources.clone(), token()));
         tasks.spawn(self.addresses.clone().run(token()));
+        tasks.spawn(self.mutating_policies.clone().run(token()));
+        tasks.spawn(self.validating_policies.clone().run(token()));
+        tasks.spawn(policies::typecheck::run(self.engine.clone(), token()));
         tasks.spawn(self.mutating.clone().run(token()));
         tasks.spawn(self.validating.clone().run(token()));
         initial::write(&self.resources, objects::namespaces()).await?;

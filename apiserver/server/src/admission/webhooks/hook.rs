@@ -7,11 +7,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures::StreamExt;
 use serde_json::Value;
+use skeg_cel::admission::Scope;
 use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::conditions::Conditions;
 use crate::admission::items;
 use crate::admission::matching::{Rule, Selectors};
 use crate::resources::{Change, Resources};
@@ -28,6 +30,7 @@ pub struct Hook {
     pub client: ClientConfig,
     pub rules: Vec<Rule>,
     pub selectors: Selectors,
+    pub conditions: Conditions,
     /// Failing calls are let pass.
     pub fails_open: bool,
     /// Requests in another version of a named resource count too.
@@ -48,6 +51,7 @@ impl Hook {
             client: ClientConfig::from_json(&hook["clientConfig"]),
             rules: items(hook, "rules").map(Rule::from_json).collect(),
             selectors: Selectors::from_json(hook),
+            conditions: Conditions::compile(hook, &Scope::new(false)),
             fails_open: text("failurePolicy") == "Ignore",
             equivalent: text("matchPolicy") == "Equivalent",
             side_effects: text("sideEffects").to_owned(),

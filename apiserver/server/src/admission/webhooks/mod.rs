@@ -11,8 +11,10 @@ use skeg_machinery::status::Status;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::conditions::{Matched, Sight};
 use super::matching::{is_exempt, matched};
 use super::{Attributes, Plugin};
+use crate::authz::Authorizer;
 use crate::resources::Resources;
 use crate::served::{Served, Types};
 use crate::webhook::Webhooks;
@@ -28,6 +30,7 @@ pub struct Callers {
     pub resources: Arc<dyn Resources>,
     pub types: Arc<dyn Types>,
     pub webhooks: Arc<Webhooks>,
+    pub authorizer: Arc<dyn Authorizer>,
 }
 
 pub struct MutatingWebhooks {
@@ -64,6 +67,7 @@ impl Callers {
         &self,
         hook: &Hook,
         attributes: &Attributes<'_>,
+        seen: &Served,
         object: Option<&Value>,
     ) -> Result<Option<Served>, Status> {
         // A selector that cannot be read only matters to requests that the rules are about.
@@ -78,7 +82,34 @@ impl Callers {
         let Some(served) = matched(&hook.rules, hook.equivalent, attributes, &*self.types) else { return Ok(None) };
         namespace?;
         selected?;
-        Ok(Some(served))
+        let meant = hook.conditions.is_empty() || self.meant(hook, attributes, seen, object, &served).await?;
+        Ok(meant.then_some(served))
+    }
+
+    /// Whether the webhook's match conditions hold, over the version that it wants.
+    async fn meant(
+        &self,
+        hook: &Hook,
+        attributes: &Attributes<'_>,
+        seen: &Served,
+        object: Option<&Value>,
+        served: &Served,
+    ) -> Result<bool, Status> {
+        let convert = async |object: Option<&Value>, from: &Served| match object {
+            Some(object) => self.types.convert(object.clone(), from, served).await.map(Some),
+            None => Ok(None),
+        };
+        let (object, old) = (convert(object, seen).await?, convert(attributes.old_object, &own(attributes)).await?);
+        let question = Question { attributes, served, object: object.as_ref(), old: old.as_ref() };
+        let sight = Sight::new(&question, None, None, &self.authorizer);
+        match hook.conditions.matched(&sight.activation()) {
+            Matched::Yes => Ok(true),
+            Matched::No => Ok(false),
+            Matched::Unclear(_) if hook.fails_open => Ok(false),
+            Matched::Unclear(why) => {
+                Err(Status::forbidden(&attributes.resource.group_resource(), attributes.name, why))
+            }
+        }
     }
 
     /// Asks; an answer is one that is well formed and says yes.
@@ -144,7 +175,10 @@ impl MutatingWebhooks {
         let hooks = self.hooks.current().await.ok_or_else(|| not_ready(attributes, object.as_ref()))?;
         let mut round = Round { callers: &self.callers, attributes, seen: own(attributes), object };
         for hook in hooks.iter() {
-            let Some(served) = self.callers.concerned(hook, attributes, round.object.as_ref()).await? else { continue };
+            let Some(served) = self.callers.concerned(hook, attributes, &round.seen, round.object.as_ref()).await?
+            else {
+                continue;
+            };
             if !attributes.reinvocation.is_due(MUTATING, &hook.id) {
                 continue;
             }
@@ -285,7 +319,7 @@ impl Plugin for ValidatingWebhooks {
         let hooks = self.hooks.current().await.ok_or_else(|| not_ready(attributes, object))?;
         let mut turns = Vec::new();
         for hook in hooks.iter() {
-            if let Some(served) = self.callers.concerned(hook, attributes, object).await? {
+            if let Some(served) = self.callers.concerned(hook, attributes, &own(attributes), object).await? {
                 turns.push(self.turn(hook, served, attributes, object));
             }
         }

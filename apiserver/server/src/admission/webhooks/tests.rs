@@ -81,7 +81,7 @@ fn callers(kinds: Kinds) -> Arc<Callers> {
     let memory = Memory::with(vec![("", "namespaces", json!({"metadata": {"name": "a"}}))]);
     let resources: Arc<dyn Resources> = Arc::new(memory);
     let webhooks = Arc::new(Webhooks::new(resources.clone()));
-    Arc::new(Callers { resources, types: Arc::new(kinds), webhooks })
+    Arc::new(Callers { resources, types: Arc::new(kinds), webhooks, authorizer: Arc::new(crate::authz::Masters) })
 }
 
 fn configuration(name: &str, hooks: Vec<Value>) -> Value {
@@ -217,4 +217,33 @@ async fn a_hook_sees_the_version_that_its_rule_names() {
     let request = &stage.asked.lock().unwrap()[0].1;
     assert_eq!(request["object"]["apiVersion"], "x.io/v1");
     assert_eq!((&request["kind"]["version"], &request["requestKind"]["version"]), (&json!("v1"), &json!("v2")));
+}
+
+#[tokio::test]
+async fn match_conditions_choose_the_requests_that_a_hook_is_for() {
+    let stage = Stage::new(Box::new(|_, _| json!({"allowed": false}))).await;
+    let deny = |conditions: Value, policy: &str| {
+        let hook = stage.hook("h", json!({"matchConditions": conditions, "failurePolicy": policy}));
+        validating(&[configuration("x", vec![hook])])
+    };
+    let condition = |expression: &str| json!([{"name": "c", "expression": expression}]);
+    let write = config_map();
+    let table = [
+        (
+            condition("object.metadata.name == 'c'"),
+            "Fail",
+            "admission webhook \"h\" denied the request without explanation",
+        ),
+        (condition("object.metadata.name != 'c'"), "Fail", ""),
+        (condition("object.nothing == 1"), "Ignore", ""),
+        (
+            condition("object.nothing == 1"),
+            "Fail",
+            "configmaps \"c\" is forbidden: expression 'object.nothing == 1' resulted in error: no such key: nothing",
+        ),
+    ];
+    for (conditions, policy, wanted) in table {
+        let result = deny(conditions, policy).validate(&write.attributes(), Some(&write.object)).await;
+        assert_eq!(result.err().map(|status| status.message).unwrap_or_default(), wanted);
+    }
 }
