@@ -187,6 +187,21 @@ impl fmt::Display for GroupVersionResource {
     }
 }
 
+/// What versions are ordered by, the greatest preferred: GA before beta before alpha, higher numbers first, anything else
+/// last (apimachinery/pkg/version).
+pub fn version_rank(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
+    for (word, rank) in [("alpha", 1), ("beta", 2)] {
+        if let Some((major, minor)) = rest.split_once(word)
+            && let (Some(major), Some(minor)) = (number(major), number(minor))
+        {
+            return (rank, major, minor);
+        }
+    }
+    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +229,12 @@ mod tests {
         assert_eq!(GroupVersionKind::from_static("", "v1", "Pod").to_string(), "/v1, Kind=Pod");
         assert_eq!(GroupVersionKind::from_static("", "v1", "Pod").api_version(), "v1");
         assert_eq!(GroupKind::from_static("apps", "Deployment").to_string(), "Deployment.apps");
+    }
+
+    #[test]
+    fn versions_order_by_stability_then_number() {
+        let mut versions = vec!["v1beta1", "odd", "v2", "v1alpha3", "v1", "v2beta1"];
+        versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
+        assert_eq!(versions, ["v2", "v1", "v2beta1", "v1beta1", "v1alpha3", "odd"]);
     }
 }

@@ -49,7 +49,10 @@ pub enum ElementSpec {
     Any,
     /// A struct of this schema or, failing that, of the built-in one, by name.
     Struct(String),
-    Map(Box<ElementSpec>),
+    Map {
+        value: Box<ElementSpec>,
+        nullable: bool,
+    },
     List {
         element: Box<ElementSpec>,
         list_type: ListType,
@@ -121,6 +124,7 @@ struct Rows {
     shapes: Vec<ShapeRow>,
     shape_ids: HashMap<ShapeRow, u16>,
     facts: Vec<FactRow>,
+    fact_ids: HashMap<FactRow, u16>,
 }
 
 impl Rows {
@@ -128,7 +132,7 @@ impl Rows {
         if let Some(span) = self.spans.get(text) {
             return *span;
         }
-        let span = Span { at: self.text.len() as u32, len: text.len() as u16 };
+        let span = Span { at: self.text.len() as u32, len: text.len() as u32 };
         self.text.push_str(text);
         self.spans.insert(text.to_owned(), span);
         span
@@ -143,7 +147,7 @@ impl Rows {
         self.types.push(row);
         self.ids.insert(name.to_owned(), id);
         // A built-in type, unless the caller adds it later.
-        if let Some(at) = KUBERNETES.types.iter().position(|row| KUBERNETES.str(row.name) == name) {
+        if let Ok(at) = KUBERNETES.types.binary_search_by(|row| KUBERNETES.str(row.name).cmp(name)) {
             self.copy_builtin(id, at);
         }
         id
@@ -185,11 +189,13 @@ impl Rows {
     }
 
     fn fact(&mut self, fact: FactRow) -> u16 {
-        if let Some(at) = self.facts.iter().position(|row| *row == fact) {
-            return at as u16;
+        if let Some(id) = self.fact_ids.get(&fact) {
+            return *id;
         }
         self.facts.push(fact);
-        (self.facts.len() - 1) as u16
+        let id = (self.facts.len() - 1) as u16;
+        self.fact_ids.insert(fact, id);
+        id
     }
 
     fn shape(&mut self, row: ShapeRow) -> u16 {
@@ -212,7 +218,10 @@ impl Rows {
             ElementSpec::IntOrString => row.kind = kind::INT_OR_STRING,
             ElementSpec::Any => {}
             ElementSpec::Struct(name) => (row.kind, row.arg) = (kind::STRUCT, self.id(name)),
-            ElementSpec::Map(value) => (row.kind, row.arg) = (kind::MAP, self.element(value)),
+            ElementSpec::Map { value, nullable } => {
+                (row.kind, row.arg) = (kind::MAP, self.element(value));
+                row.flags = if *nullable { list_flag::NULLABLE } else { 0 };
+            }
             ElementSpec::List { element, list_type, keys } => {
                 (row.kind, row.arg) = (kind::LIST, self.element(element));
                 row.flags = match list_type {

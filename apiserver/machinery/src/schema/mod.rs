@@ -10,6 +10,7 @@ use crate::gvk::GroupVersionKind;
 use table::{FieldRow, KUBERNETES, Table, field_flag, kind, list_flag, type_flag};
 
 mod builder;
+pub mod structural;
 pub use builder::{ElementSpec, FieldSpec, SchemaBuilder, TypeSpec};
 
 /// A set of types; clones share it.
@@ -245,11 +246,11 @@ impl<'a> Field<'a> {
 
     /// The Go type as decoding errors name it.
     pub fn go_type(self) -> String {
-        Element { table: self.table, shape: self.row.shape }.go_type()
+        self.element().go_type()
     }
 
     pub fn element(self) -> Element<'a> {
-        Element { table: self.table, shape: self.row.shape }
+        Element { table: self.table, shape: self.row.shape, nullable: self.is_nullable() }
     }
 
     fn has(self, flag: u16) -> bool {
@@ -385,11 +386,17 @@ pub enum Shape<'a> {
 pub struct Element<'a> {
     table: &'a Table,
     shape: u16,
+    nullable: bool,
 }
 
 impl<'a> Element<'a> {
     pub fn shape(self) -> Shape<'a> {
         shape(self.table, self.shape)
+    }
+
+    /// Whether a null stays in a custom resource; elsewhere it is dropped.
+    pub fn is_nullable(self) -> bool {
+        self.nullable
     }
 
     /// The type of another struct in the same schema, by model name.
@@ -508,9 +515,9 @@ fn shape(table: &Table, id: u16) -> Shape<'_> {
         kind::SCHEMA_OR_ARRAY => Shape::SchemaOrArray,
         kind::SCHEMA_OR_STRINGS => Shape::SchemaOrStrings,
         kind::STRUCT => Shape::Struct(Type { table, index: row.arg }),
-        kind::MAP => Shape::Map(Element { table, shape: row.arg }),
+        kind::MAP => Shape::Map(Element { table, shape: row.arg, nullable: row.flags & list_flag::NULLABLE != 0 }),
         kind::LIST => Shape::List(List {
-            element: Element { table, shape: row.arg },
+            element: Element { table, shape: row.arg, nullable: true },
             flags: row.flags,
             keys: table.str(row.keys),
         }),

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     pub at: u32,
-    pub len: u16,
+    pub len: u32,
 }
 
-pub(crate) const fn s(at: u32, len: u16) -> Span {
+pub(crate) const fn s(at: u32, len: u32) -> Span {
     Span { at, len }
 }
 
@@ -108,6 +108,8 @@ pub(crate) mod list_flag {
     pub const SET: u8 = 2;
     pub const MAP: u8 = 4;
     pub const WRAPPED: u8 = 8;
+    /// The values of a map may be null.
+    pub const NULLABLE: u8 = 16;
 }
 
 pub(crate) mod type_flag {

@@ -66,6 +66,13 @@ pub(super) fn decode(
     if let Some(message) = decoder.wrong {
         return Err(DecodeError::Value(message));
     }
+    if decoder.sorted {
+        // What is not JSON at its best is found before what is not in the schema.
+        decoder.strict.sort_by(|a, b| match (a.starts_with("duplicate"), b.starts_with("duplicate")) {
+            (false, false) => a.cmp(b),
+            (a, b) => b.cmp(&a),
+        });
+    }
     match validation {
         FieldValidation::Strict if !decoder.strict.is_empty() => Err(DecodeError::Strict(decoder.strict)),
         _ => Ok(Decoded { value: value.unwrap_or_else(|| zero_struct(ty)), warnings: decoder.strict }),
@@ -143,14 +150,22 @@ impl<'a> Decoder<'a> {
         let mut hint = 0;
         lexer.each_member(|lexer, key| {
             let Some(index) = ty.position(key, hint) else {
-                if !ty.preserves_unknown() {
+                let kept = ty.preserves_unknown();
+                if !kept {
                     self.strict("unknown", key);
+                }
+                if !kept && !self.sorted {
                     return lexer.skip();
                 }
                 if extra.contains_key(key) {
                     self.strict("duplicate", key);
                 }
-                extra.insert(key.to_owned(), lexer.any()?);
+                self.path.push(Step::Key(key.to_owned()));
+                let value = self.free(lexer)?;
+                self.path.pop();
+                if kept {
+                    extra.insert(key.to_owned(), value);
+                }
                 return Ok(());
             };
             hint = index + 1;
@@ -174,8 +189,8 @@ impl<'a> Decoder<'a> {
         for (slot, field) in slots.into_iter().zip(ty.fields()) {
             let value = match slot {
                 Some(value) if ty.is_lenient() => {
-                    // A null that the schema does not allow gives way to the default.
-                    if value.is_null() && !field.is_nullable() && !field.default_json().is_empty() {
+                    // A null that the schema does not allow gives way to the default, or to nothing.
+                    if value.is_null() && !field.is_nullable() {
                         continue;
                     }
                     Some(value)
@@ -194,6 +209,40 @@ impl<'a> Decoder<'a> {
         Value::Object(map)
     }
 
+    /// Content without a schema. In a custom resource repeated members are noted all the way down.
+    fn free(&mut self, lexer: &mut Lexer<'_>) -> Read<Value> {
+        if !self.sorted || !self.watch_strict {
+            return lexer.any();
+        }
+        match lexer.peek()? {
+            b'{' => {
+                let mut map = Map::new();
+                lexer.each_member(|lexer, key| {
+                    if map.contains_key(key) {
+                        self.strict("duplicate", key);
+                    }
+                    self.path.push(Step::Key(key.to_owned()));
+                    let value = self.free(lexer)?;
+                    self.path.pop();
+                    map.insert(key.to_owned(), value);
+                    Ok(())
+                })?;
+                Ok(Value::Object(map))
+            }
+            b'[' => {
+                let mut items = Vec::new();
+                lexer.each_element(|lexer, index| {
+                    self.path.push(Step::Index(index));
+                    items.push(self.free(lexer)?);
+                    self.path.pop();
+                    Ok(())
+                })?;
+                Ok(Value::Array(items))
+            }
+            _ => lexer.any(),
+        }
+    }
+
     /// A value of the wrong type: noted and passed over, or kept for validation to report.
     fn misfit(
         &mut self,
@@ -202,7 +251,7 @@ impl<'a> Decoder<'a> {
         go_type: impl FnOnce() -> String,
     ) -> Read<Option<Value>> {
         if lenient {
-            return lexer.any().map(Some);
+            return self.free(lexer).map(Some);
         }
         let found = match lexer.peek()? {
             b'{' => "object",
@@ -228,7 +277,7 @@ impl<'a> Decoder<'a> {
             (Shape::Struct(ty), _) => self.structure(lexer, ty),
             (Shape::List(list), b'[') => self.list(lexer, list.element(), lenient).map(Some),
             (Shape::Map(value), b'{') => self.map(lexer, value, lenient).map(Some),
-            (Shape::RawExtension | Shape::Json | Shape::FieldsV1, _) => lexer.any().map(Some),
+            (Shape::RawExtension | Shape::Json | Shape::FieldsV1, _) => self.free(lexer).map(Some),
             (Shape::String, b'"') => Ok(Some(Value::String(lexer.string()?.into_owned()))),
             (Shape::Bool, b't') => lexer.literal("true").map(|()| Some(Value::Bool(true))),
             (Shape::Bool, b'f') => lexer.literal("false").map(|()| Some(Value::Bool(false))),
@@ -267,6 +316,9 @@ impl<'a> Decoder<'a> {
             self.path.push(Step::Key(key.to_owned()));
             let value = self.value(lexer, element, lenient)?;
             self.path.pop();
+            if lenient && !element.is_nullable() && value.as_ref().is_some_and(Value::is_null) {
+                return Ok(());
+            }
             map.insert(key.to_owned(), value.unwrap_or_else(|| zero(element.shape())));
             Ok(())
         })?;
