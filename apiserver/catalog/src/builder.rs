@@ -195,6 +195,7 @@ impl Def {
                 schema: lookup(self.group, version, self.kind),
                 conversion,
                 deprecation_warning: deprecated.map(Into::into),
+                openapi: None,
             })
             .collect();
         let mut subresources = self.subresources;

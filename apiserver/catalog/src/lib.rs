@@ -23,6 +23,7 @@ mod check;
 mod columns;
 pub mod coordination;
 pub mod core;
+pub mod custom;
 pub mod discovery;
 pub mod flowcontrol;
 mod json;

@@ -62,6 +62,18 @@ pub enum Backing {
     StoredAs { group: Text, version: Text, schema: skeg_machinery::schema::TypeRef },
     /// Nowhere: the server has a handler of its own (bindings, reviews, component statuses).
     Server,
+    /// In the store, in whatever version of a custom resource they were last written.
+    Custom(Arc<dyn StoredForm>),
+}
+
+/// Custom resources between the store and the one version that their spec serves.
+pub trait StoredForm: Send + Sync + 'static {
+    /// An object from stored bytes: converted, pruned and defaulted by the schema as it is now.
+    fn read(&self, bytes: &[u8]) -> Result<Value, String>;
+    /// An object as it is to be stored.
+    fn write(&self, object: &Value) -> Result<Value, String>;
+    /// The version that [`StoredForm::write`] writes.
+    fn storage_version(&self) -> &str;
 }
 
 pub struct VersionSpec {
@@ -70,6 +82,8 @@ pub struct VersionSpec {
     /// `None` where the version has the storage version's shape.
     pub conversion: Option<Conversion>,
     pub deprecation_warning: Option<Text>,
+    /// The schema that a custom resource's definition gives; built-in types have theirs in the schema table.
+    pub openapi: Option<Arc<Value>>,
 }
 
 /// Both directions between a served version and the storage version. `Err` holds the cause for a Status.
@@ -171,6 +185,8 @@ pub enum Generation {
     OnSpecChange,
     /// Deployments: also when an annotation changes.
     OnSpecOrAnnotationsChange,
+    /// Custom resources: whenever anything but metadata changes; never by the status subresource.
+    OnAnyChange,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

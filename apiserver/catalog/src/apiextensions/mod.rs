@@ -2,6 +2,7 @@
 //! schemas, is the server's.
 
 mod schema;
+pub mod status;
 
 use std::collections::BTreeSet;
 
