@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use serde_json::Value;
-use skeg_catalog::spec::{FieldValue, ResourceSpec};
+use skeg_catalog::spec::{Backing, FieldValue, ResourceSpec};
+use skeg_machinery::codec::json as codec;
 use skeg_machinery::header::{self, Header};
 use skeg_storage::cacher::{CacheOptions, Cacher, Decode};
 use skeg_storage::{KeyValue, Store};
@@ -78,6 +79,11 @@ impl Fields {
 
     fn decode(&self, bytes: &Bytes, revision: u64) -> Result<Item, String> {
         let paths: Vec<&str> = self.paths.iter().map(String::as_str).collect();
+        let bytes = &match &self.spec.backing {
+            // Once here, for every reader: converted, pruned and defaulted.
+            Backing::Custom(form) => codec::encode(&form.read(bytes)?, &self.spec.versions[0].schema),
+            _ => bytes.clone(),
+        };
         let header = header::scan(bytes, &paths).map_err(|error| error.to_string())?;
         let mut tree: Option<Value> = None;
         let mut computed = Vec::new();

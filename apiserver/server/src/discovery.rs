@@ -12,7 +12,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, VARY}
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256, Sha512};
-use skeg_catalog::spec::{SubresourceSpec, Verb};
+use skeg_catalog::spec::{Backing, SubresourceSpec, Verb};
 use skeg_machinery::status::Status;
 
 use crate::negotiate::{self, Output};
@@ -147,7 +147,7 @@ fn resource_discovery(group: &str, version: &str, resource: &Resource) -> Value 
     entry.insert("responseKind".into(), json!({"group": group, "version": version, "kind": spec.kind}));
     entry.insert("scope".into(), json!(if resource.namespaced() { "Namespaced" } else { "Cluster" }));
     entry.insert("singularResource".into(), json!(spec.singular));
-    entry.insert("verbs".into(), json!(verbs(&spec.verbs)));
+    entry.insert("verbs".into(), json!(resource_verbs(resource)));
     if !spec.short_names.is_empty() {
         entry.insert("shortNames".into(), json!(spec.short_names));
     }
@@ -202,6 +202,15 @@ fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
     names
 }
 
+/// What may be done with a resource; of a custom one that is on its way out, nothing new.
+fn resource_verbs(resource: &Resource) -> Vec<&'static str> {
+    let mut names = verbs(&resource.spec.verbs);
+    if resource.is_terminating() {
+        names.retain(|verb| !matches!(*verb, "create" | "patch" | "update"));
+    }
+    names
+}
+
 fn api_versions(snapshot: &Snapshot, headers: &HeaderMap) -> Value {
     let versions: Vec<&str> =
         snapshot.group("").map(|group| group.versions.iter().map(|v| v.version.as_str()).collect()).unwrap_or_default();
@@ -246,7 +255,7 @@ fn api_resources(group: &Group, version: &Version, resource: &Resource) -> Vec<V
     entry.insert("singularName".into(), json!(spec.singular));
     entry.insert("namespaced".into(), json!(resource.namespaced()));
     entry.insert("kind".into(), json!(spec.kind));
-    entry.insert("verbs".into(), json!(verbs(&spec.verbs)));
+    entry.insert("verbs".into(), json!(resource_verbs(resource)));
     if !spec.short_names.is_empty() {
         entry.insert("shortNames".into(), json!(spec.short_names));
     }
@@ -254,7 +263,11 @@ fn api_resources(group: &Group, version: &Version, resource: &Resource) -> Vec<V
         entry.insert("categories".into(), json!(spec.categories));
     }
     if spec.verbs.contains(&Verb::Get) {
-        let hash = Sha256::digest(format!("{}/{}/{}", spec.group, spec.storage_version, spec.kind));
+        let version = match &spec.backing {
+            Backing::Custom(form) => form.storage_version(),
+            _ => &spec.storage_version,
+        };
+        let hash = Sha256::digest(format!("{}/{version}/{}", spec.group, spec.kind));
         entry.insert("storageVersionHash".into(), json!(STANDARD.encode(&hash[..8])));
     }
     let mut entries = vec![Value::Object(entry)];

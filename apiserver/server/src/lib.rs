@@ -20,6 +20,7 @@ pub mod authz;
 pub mod bootstrap;
 mod cache;
 pub mod client;
+mod crd;
 mod discovery;
 mod handlers;
 mod health;

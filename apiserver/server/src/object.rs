@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use skeg_catalog::spec::VersionSpec;
+use skeg_catalog::spec::{Backing, VersionSpec};
 use skeg_machinery::codec::json::{self as codec, FieldValidation as CodecValidation, Limits};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
 use skeg_machinery::schema::{Schema, TypeRef};
@@ -120,18 +120,43 @@ pub fn decode_stored(bytes: &[u8], revision: u64) -> Result<Value, Status> {
     Ok(value)
 }
 
-/// What is stored of a tree in the storage version: Go's field order, no resourceVersion.
-pub fn encode_stored(resource: &Resource, value: &Value) -> Bytes {
+/// What is stored of a tree as the strategy sees it: Go's field order, no resourceVersion.
+pub fn encode_stored(resource: &Resource, value: &Value) -> Result<Bytes, Status> {
     let ty = resource.stored_schema();
-    if meta::resource_version(value).is_empty() {
-        return codec::encode(value, ty);
-    }
-    let mut bare = value.clone();
+    let mut bare = match &resource.spec.backing {
+        Backing::Custom(form) => form.write(value).map_err(Status::internal_error)?,
+        _ if meta::resource_version(value).is_empty() => return Ok(codec::encode(value, ty)),
+        _ => value.clone(),
+    };
     meta::remove(&mut bare, &["metadata", "resourceVersion"]);
-    codec::encode(&bare, ty)
+    Ok(codec::encode(&bare, ty))
 }
 
 impl Resource {
+    /// A tree as the strategy sees it, from the store, with its resourceVersion.
+    pub fn read(&self, bytes: &[u8], revision: u64) -> Result<Value, Status> {
+        match &self.spec.backing {
+            Backing::Custom(form) => {
+                let mut value = form.read(bytes).map_err(Status::internal_error)?;
+                meta::set_resource_version(&mut value, &revision.to_string());
+                Ok(value)
+            }
+            _ => decode_stored(bytes, revision),
+        }
+    }
+
+    /// What caches keep of stored bytes, and [`Resource::render`] takes: custom resources in the served version, as their
+    /// schema is now.
+    pub fn cached(&self, bytes: Bytes) -> Result<Bytes, Status> {
+        match &self.spec.backing {
+            Backing::Custom(form) => {
+                let value = form.read(&bytes).map_err(Status::internal_error)?;
+                Ok(codec::encode(&value, self.stored_schema()))
+            }
+            _ => Ok(bytes),
+        }
+    }
+
     /// A tree of a served version in the storage version.
     pub fn to_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
         if self.is_stored(version) {
@@ -176,16 +201,17 @@ impl Resource {
         Ok(codec::encode(&value, &version.schema))
     }
 
-    /// A tree of `version` for what needs one: tables, partial metadata, patches.
+    /// A tree of `version` from the store.
     pub fn tree(&self, version: &VersionSpec, bytes: &[u8], revision: u64) -> Result<Value, Status> {
-        self.from_storage(version, decode_stored(bytes, revision)?)
+        self.from_storage(version, self.read(bytes, revision)?)
     }
 }
 
 /// The answer to a write: what was stored, in the version that the client speaks.
 pub fn render_stored(resource: &Resource, version: &VersionSpec, stored: &Stored) -> Result<Bytes, Status> {
-    if stored.revision == 0 {
-        // A dry run: the tree may still carry the resourceVersion of the live object, as upstream answers it.
+    if stored.revision == 0 || resource.custom {
+        // A dry run: the tree may still carry the resourceVersion of the live object, as upstream answers it. Of a custom
+        // resource the bytes may be of another version.
         let value = resource.from_storage(version, stored.value.clone())?;
         return Ok(codec::encode(&value, &version.schema));
     }

@@ -2,33 +2,42 @@
 //! time; readers take a snapshot and never wait.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use skeg_catalog::spec::{Backing, ResourceSpec, Scope, SubresourceSpec, Verb, VersionSpec};
-use skeg_machinery::gvk::{GroupKind, GroupResource, GroupVersionKind};
+use skeg_machinery::gvk::{GroupKind, GroupResource, GroupVersionKind, version_rank};
 use skeg_machinery::schema::TypeRef;
 use skeg_storage::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 
-/// One served resource.
+/// One served resource; of a custom one, one served version.
 pub struct Resource {
     pub spec: Arc<ResourceSpec>,
     pub group_resource: GroupResource,
     /// Built-in types leave kind and apiVersion out of list items, as upstream does; custom resources keep them.
     pub custom: bool,
     pub cache: Cache,
+    /// Cancelled when the resource is served no longer, or otherwise: its watches end.
+    pub gone: CancellationToken,
+    /// The definition is being deleted: nothing is created any more.
+    terminating: AtomicBool,
     /// Everything of this resource is stored beneath it: `/registry/pods/`.
     prefix: String,
 }
 
 impl Resource {
-    pub fn new(store: Arc<dyn Store>, spec: Arc<ResourceSpec>, custom: bool) -> Arc<Resource> {
+    pub fn new(store: Arc<dyn Store>, spec: Arc<ResourceSpec>) -> Arc<Resource> {
+        let custom = matches!(spec.backing, Backing::Custom(_));
         let prefix = storage_prefix(&spec, custom);
         Arc::new(Resource {
             group_resource: GroupResource::new(spec.group.clone(), spec.resource.clone()),
             cache: Cache::new(store, &prefix, &spec),
+            gone: CancellationToken::new(),
+            terminating: AtomicBool::new(false),
             prefix,
             custom,
             spec,
@@ -41,6 +50,10 @@ impl Resource {
 
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    pub fn is_terminating(&self) -> bool {
+        self.terminating.load(Ordering::Relaxed)
     }
 
     /// Where one object is stored.
@@ -66,9 +79,11 @@ impl Resource {
         self.version(&self.spec.storage_version).unwrap_or(&self.spec.versions[0])
     }
 
-    /// Whether objects of `version` are stored as they are.
+    /// Whether objects of `version` are what the strategy sees: stored as they are or, custom, converted when they are
+    /// read from the store.
     pub fn is_stored(&self, version: &VersionSpec) -> bool {
-        matches!(self.spec.backing, Backing::Stored) && version.version == self.spec.storage_version
+        matches!(self.spec.backing, Backing::Stored | Backing::Custom(_))
+            && version.version == self.spec.storage_version
     }
 
     /// What stored objects say that they are.
@@ -77,14 +92,14 @@ impl Resource {
             Backing::StoredAs { group, version, .. } => {
                 GroupVersionKind::new(group.clone(), version.clone(), self.spec.kind.clone())
             }
-            Backing::Stored | Backing::Server => self.kind(&self.spec.storage_version),
+            Backing::Stored | Backing::Server | Backing::Custom(_) => self.kind(&self.spec.storage_version),
         }
     }
 
     pub fn stored_schema(&self) -> &TypeRef {
         match &self.spec.backing {
             Backing::StoredAs { schema, .. } => schema,
-            Backing::Stored | Backing::Server => &self.storage_version().schema,
+            Backing::Stored | Backing::Server | Backing::Custom(_) => &self.storage_version().schema,
         }
     }
 
@@ -138,18 +153,30 @@ pub struct Version {
     pub resources: Vec<Arc<Resource>>,
 }
 
+/// By group and plural name; of custom resources each version has its own, the most preferred first.
+type ByName = HashMap<String, HashMap<String, Vec<Arc<Resource>>>>;
+
 /// What is served at one moment.
 #[derive(Default)]
 pub struct Snapshot {
-    by_name: HashMap<String, HashMap<String, Arc<Resource>>>,
+    by_name: ByName,
     pub groups: Vec<Group>,
     /// Grows with every change.
     pub generation: u64,
 }
 
 impl Snapshot {
+    fn all(&self, group: &str, resource: &str) -> &[Arc<Resource>] {
+        self.by_name.get(group).and_then(|resources| resources.get(resource)).map_or(&[], Vec::as_slice)
+    }
+
     pub fn get(&self, group: &str, resource: &str) -> Option<&Arc<Resource>> {
-        self.by_name.get(group)?.get(resource)
+        self.all(group, resource).first()
+    }
+
+    /// The one that serves a version.
+    pub fn get_version(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
+        self.all(group, resource).iter().find(|resource| resource.version(version).is_some())
     }
 
     pub fn group(&self, name: &str) -> Option<&Group> {
@@ -157,15 +184,15 @@ impl Snapshot {
     }
 
     pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.by_name.values().flat_map(HashMap::values)
+        self.by_name.values().flat_map(HashMap::values).flatten()
     }
 
-    fn build(by_name: HashMap<String, HashMap<String, Arc<Resource>>>, generation: u64) -> Snapshot {
+    fn build(by_name: ByName, generation: u64) -> Snapshot {
         let mut groups: Vec<Group> = by_name
             .iter()
             .map(|(name, resources)| {
                 let mut versions: Vec<Version> = Vec::new();
-                for resource in resources.values() {
+                for resource in resources.values().flatten() {
                     for spec in &resource.spec.versions {
                         match versions.iter_mut().find(|v| v.version == spec.version) {
                             Some(version) => version.resources.push(resource.clone()),
@@ -174,7 +201,8 @@ impl Snapshot {
                         }
                     }
                 }
-                versions.sort_by_key(|v| std::cmp::Reverse(version_rank(&v.version)));
+                let rank = |v: &Version| version_rank(&v.version);
+                versions.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.version.cmp(&b.version)));
                 for version in &mut versions {
                     version.resources.sort_by(|a, b| a.spec.resource.cmp(&b.spec.resource));
                 }
@@ -184,20 +212,6 @@ impl Snapshot {
         groups.sort_by(|a, b| group_rank(&b.name).cmp(&group_rank(&a.name)).then_with(|| a.name.cmp(&b.name)));
         Snapshot { by_name, groups, generation }
     }
-}
-
-/// GA before beta before alpha, higher numbers first, anything else last (apimachinery/pkg/version).
-fn version_rank(version: &str) -> (u8, u32, u32) {
-    let number = |text: &str| text.parse::<u32>().ok();
-    let Some(rest) = version.strip_prefix('v') else { return (0, 0, 0) };
-    for (word, rank) in [("alpha", 1), ("beta", 2)] {
-        if let Some((major, minor)) = rest.split_once(word)
-            && let (Some(major), Some(minor)) = (number(major), number(minor))
-        {
-            return (rank, major, minor);
-        }
-    }
-    number(rest).map_or((0, 0, 0), |major| (3, major, 0))
 }
 
 /// Upstream's group priorities (controlplane/apiserver/aggregator.go); custom groups come last.
@@ -233,16 +247,19 @@ fn group_rank(group: &str) -> u32 {
 /// The snapshot that requests read, and how it changes.
 pub struct Registry {
     snapshot: ArcSwap<Snapshot>,
+    /// Changes are made one after the other.
+    changing: Mutex<()>,
     store: Arc<dyn Store>,
 }
 
 impl Registry {
     pub fn new(store: Arc<dyn Store>, specs: Vec<Arc<ResourceSpec>>) -> Registry {
-        let registry = Registry { snapshot: ArcSwap::default(), store };
+        let registry = Registry { snapshot: ArcSwap::default(), changing: Mutex::default(), store };
         registry.change(|by_name, store| {
-            for spec in &specs {
-                let resource = Resource::new(store.clone(), spec.clone(), false);
-                by_name.entry(spec.group.to_string()).or_default().insert(spec.resource.to_string(), resource);
+            for spec in specs {
+                let resource = Resource::new(store.clone(), spec.clone());
+                let resources = by_name.entry(spec.group.to_string()).or_default();
+                resources.insert(spec.resource.to_string(), vec![resource]);
             }
         });
         registry
@@ -256,43 +273,52 @@ impl Registry {
         self.snapshot.load().get(group, resource).cloned()
     }
 
-    /// Serves a custom resource, in place of an older spec of the same name.
-    pub fn add_custom(&self, spec: Arc<ResourceSpec>) {
-        self.change(|by_name, store| {
-            let resource = Resource::new(store.clone(), spec.clone(), true);
-            by_name.entry(spec.group.to_string()).or_default().insert(spec.resource.to_string(), resource);
-        });
+    pub fn find_version(&self, group: &str, version: &str, resource: &str) -> Option<Arc<Resource>> {
+        self.snapshot.load().get_version(group, version, resource).cloned()
     }
 
-    /// Stops serving a resource; its stored objects stay.
-    pub fn remove(&self, gone: &GroupResource) {
-        self.change(|by_name, _| {
-            if let Some(resources) = by_name.get_mut(&*gone.group) {
-                resources.remove(&*gone.resource);
-                if resources.is_empty() {
-                    by_name.remove(&*gone.group);
-                }
+    /// Serves a custom resource, one spec for each version, in place of older ones of the same name: requests in flight
+    /// go on with what they found, watches end. Without specs nothing is served; stored objects stay.
+    pub fn set_custom(&self, name: &GroupResource, specs: Vec<ResourceSpec>) {
+        self.change(|by_name, store| {
+            let resources = by_name.entry(name.group.to_string()).or_default();
+            let mut new: Vec<_> = specs.into_iter().map(|spec| Resource::new(store.clone(), Arc::new(spec))).collect();
+            new.sort_by_key(|resource| std::cmp::Reverse(version_rank(&resource.spec.storage_version)));
+            let old = if new.is_empty() {
+                resources.remove(&*name.resource)
+            } else {
+                resources.insert(name.resource.to_string(), new)
+            };
+            if resources.is_empty() {
+                by_name.remove(&*name.group);
+            }
+            for old in old.into_iter().flatten() {
+                old.gone.cancel();
             }
         });
     }
 
-    fn change(&self, edit: impl Fn(&mut HashMap<String, HashMap<String, Arc<Resource>>>, &Arc<dyn Store>)) {
-        self.snapshot.rcu(|old| {
-            let mut by_name = old.by_name.clone();
-            edit(&mut by_name, &self.store);
-            Snapshot::build(by_name, old.generation + 1)
+    /// Says whether the definition of a custom resource is being deleted.
+    pub fn set_terminating(&self, name: &GroupResource, terminating: bool) {
+        let snapshot = self.snapshot.load();
+        let all = snapshot.all(&name.group, &name.resource);
+        if all.iter().all(|resource| resource.is_terminating() == terminating) {
+            return;
+        }
+        // Discovery shows it, so it counts as a change.
+        self.change(|by_name, _| {
+            let resources = by_name.get(&*name.group).and_then(|resources| resources.get(&*name.resource));
+            for resource in resources.into_iter().flatten() {
+                resource.terminating.store(terminating, Ordering::Relaxed);
+            }
         });
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_order_by_stability_then_number() {
-        let mut versions = vec!["v1beta1", "odd", "v2", "v1alpha3", "v1", "v2beta1"];
-        versions.sort_by_key(|v| std::cmp::Reverse(version_rank(v)));
-        assert_eq!(versions, ["v2", "v1", "v2beta1", "v1beta1", "v1alpha3", "odd"]);
+    fn change(&self, edit: impl FnOnce(&mut ByName, &Arc<dyn Store>)) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.snapshot.load();
+        let mut by_name = old.by_name.clone();
+        edit(&mut by_name, &self.store);
+        self.snapshot.store(Arc::new(Snapshot::build(by_name, old.generation + 1)));
     }
 }

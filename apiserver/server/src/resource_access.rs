@@ -41,7 +41,7 @@ impl Resources for Access {
         let found = self.0.store.get(key.as_bytes(), None).await;
         let (found, _) = found.map_err(|error| store_failure(&resource, "get", error))?;
         let found = found.ok_or_else(|| Status::not_found(&resource.group_resource, name))?;
-        object::decode_stored(&found.value, found.mod_revision)
+        resource.read(&found.value, found.mod_revision)
     }
 
     async fn get_cached(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Option<Value>, Status> {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::admission::Plugin;
 use crate::authn::{RequestAuthenticator, impersonation};
 use crate::authz::{Authorizer, Decision, forbidden};
+use crate::crd;
 use crate::discovery::Discovery;
 use crate::handlers;
 use crate::metrics::Metrics;
@@ -122,6 +123,7 @@ pub struct Server {
     pub(crate) openapi: OpenApi,
     pub(crate) metrics: Metrics,
     priorities: Priorities,
+    pub(crate) definitions: crd::Served,
     clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     chain: OnceLock<Chain>,
     reads: Semaphore,
@@ -138,6 +140,7 @@ impl Server {
             openapi: OpenApi::default(),
             metrics: Metrics::default(),
             priorities: Priorities::default(),
+            definitions: crd::Served::default(),
             clock: config.clock,
             chain: OnceLock::new(),
             reads: Semaphore::new(config.limits.read_in_flight),
@@ -159,6 +162,16 @@ impl Server {
     /// Keeps up with the flow schemas until the server's shutdown: the one long-lived task of the server itself.
     pub async fn follow_priorities(self: Arc<Self>) {
         self.priorities.follow(self.resources(), self.shutdown.clone()).await;
+    }
+
+    /// Serves what CustomResourceDefinitions define until the server's shutdown.
+    pub async fn follow_definitions(self: Arc<Self>) {
+        crd::follow(self).await;
+    }
+
+    /// Whether every stored definition is served; `Err` says that it is not yet.
+    pub fn definitions_served(&self) -> Result<(), String> {
+        self.definitions.check()
     }
 
     pub fn installed(&self) -> Option<&Chain> {

@@ -51,9 +51,15 @@ pub async fn start(
     let kubelets = Arc::new(Kubelets { resources: server.resources(), tls: Arc::new(tls) });
     let mut chain = edge.chain(specials(&kubelets, &edge));
     chain.paths.insert("/cacerts".to_owned(), Arc::new(Authorities(pki.ca.certificate_pem.clone())));
+    let definitions = Arc::downgrade(&server);
+    chain.ready.push((
+        "poststarthook/start-apiextensions-controllers".to_owned(),
+        Arc::new(move || definitions.upgrade().map_or(Ok(()), |server| server.definitions_served())),
+    ));
     server.install(chain);
     edge.start(pki, tasks, shutdown).await?;
     tasks.spawn(server.clone().follow_priorities());
+    tasks.spawn(server.clone().follow_definitions());
     Ok(server)
 }
 

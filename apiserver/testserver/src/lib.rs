@@ -201,6 +201,7 @@ impl TestServer {
             paths: HashMap::new(),
             ready: Vec::new(),
         });
+        tokio::spawn(server.clone().follow_definitions());
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         tokio::spawn(listen(listener, server.clone(), shutdown.clone()));

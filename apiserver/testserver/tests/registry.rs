@@ -1,10 +1,7 @@
-//! Several versions of one type, and types that come and go at run time.
+//! Several versions of one type, and where objects are stored.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-
 use serde_json::json;
-use skeg_machinery::GroupResource;
 use skeg_testserver::TestServer;
 
 #[tokio::test]
@@ -33,38 +30,6 @@ async fn each_served_version_shows_the_same_object() {
     let mut watch = server.watch(&format!("{old}?watch=true")).stream().await;
     let (_, object) = watch.event().await;
     assert_eq!((&object["apiVersion"], &object["spec"]["maxReplicas"]), (&json!("autoscaling/v1"), &json!(7)));
-}
-
-#[tokio::test]
-async fn a_custom_resource_joins_and_leaves_a_running_server() {
-    let server = TestServer::start().await;
-    let path = "/apis/example.com/v1/namespaces/default/gadgets";
-    assert_eq!(server.get(path).send().await.status, 404);
-    let mut spec = skeg_catalog::all().into_iter().find(|spec| spec.resource == "configmaps").unwrap();
-    spec.group = "example.com".into();
-    spec.resource = "gadgets".into();
-    spec.singular = "gadget".into();
-    spec.kind = "Gadget".into();
-    spec.list_kind = "GadgetList".into();
-    server.server.registry.add_custom(Arc::new(spec));
-
-    let body = json!({"apiVersion": "example.com/v1", "kind": "Gadget", "metadata": {"name": "g"}, "data": {"a": "b"}});
-    server.post(path, &body).send().await.expect(201);
-    let list = server.get(path).send().await.expect(200);
-    assert_eq!((&list["kind"], &list["items"][0]["kind"]), (&json!("GadgetList"), &json!("Gadget")));
-    let (stored, _) = server.store.get(b"/registry/example.com/gadgets/default/g", None).await.unwrap();
-    assert!(stored.is_some());
-    let groups = server.get("/apis").accept("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
-    let groups = groups.send().await.expect(200);
-    assert!(groups["items"].as_array().unwrap().iter().any(|group| group["metadata"]["name"] == "example.com"));
-    let refused = server.patch(&format!("{path}/g"), "strategic", &json!({})).send().await.expect(415);
-    assert!(!refused["message"].as_str().unwrap().contains("strategic"));
-    let protobuf = server.get(path).accept("application/vnd.kubernetes.protobuf").send().await;
-    assert_eq!(protobuf.status, 406);
-
-    server.server.registry.remove(&GroupResource::from_static("example.com", "gadgets"));
-    assert_eq!(server.get(path).send().await.status, 404);
-    assert_eq!(server.get("/apis/example.com").send().await.status, 404);
 }
 
 #[tokio::test]

@@ -60,7 +60,9 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
     if served.group(&info.api_group).is_none_or(|g| !g.versions.iter().any(|v| v.version == info.api_version)) {
         return Ok(respond::plain(StatusCode::NOT_FOUND, "404 page not found\n"));
     }
-    let Some(resource) = call.server.registry.find(&info.api_group, &info.resource) else { return Err(no_such_path()) };
+    let Some(resource) = served.get_version(&info.api_group, &info.api_version, &info.resource).cloned() else {
+        return Err(no_such_path());
+    };
     let Some(version) = resource.spec.versions.iter().position(|v| v.version == info.api_version) else {
         return Err(no_such_path());
     };

@@ -22,7 +22,10 @@ pub async fn get(target: &Target) -> Result<Response, Status> {
                 .get(key.as_bytes(), None)
                 .await
                 .map_err(|error| store_failure(resource, "get", error))?;
-            found.map(|kv| (kv.value, kv.mod_revision))
+            match found {
+                Some(kv) => Some((resource.cached(kv.value)?, kv.mod_revision)),
+                None => None,
+            }
         }
         Some(revision) => {
             let read = if revision == 0 { Read::Any } else { Read::AtLeast(revision) };

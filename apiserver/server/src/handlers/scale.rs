@@ -60,6 +60,12 @@ pub async fn serve(target: &mut Target, verb: Verb) -> Result<Response, Status> 
     match verb {
         Verb::Get => {
             let parent = read_parent(target).await?;
+            if target.resource.custom {
+                let spec = paths(target)?.spec;
+                if at(&parent, spec).is_none() {
+                    return Err(Status::internal_error(format!("the spec replicas field \".{spec}\" does not exist")));
+                }
+            }
             answer(target, &parent)
         }
         Verb::Update | Verb::Patch => write(target, verb).await,

@@ -353,6 +353,7 @@ impl Running {
                     Err(error) => return Err(status_of(&error, self.sent)),
                 },
                 () = self.shutdown.cancelled() => return Ok(None),
+                () = self.frames.resource.gone.cancelled() => return Ok(None),
                 () = tokio::time::sleep_until(self.plan.end) => return Ok(None),
                 () = tokio::time::sleep_until(wake), if self.next_bookmark.is_some() => {
                     let now = Instant::now();

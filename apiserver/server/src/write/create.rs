@@ -19,6 +19,7 @@ const MAX_GENERATED: usize = 63;
 impl Write<'_> {
     /// Creates `object`, decoded and defaulted in the request's version.
     pub async fn create(&self, mut object: Value) -> Result<Stored, Status> {
+        self.check_may_create(meta::name(&object))?;
         wipe_system_fields(&mut object);
         self.check_namespace(&mut object)?;
         managed::track(self, None, &mut object);
@@ -44,6 +45,15 @@ impl Write<'_> {
                 result => return result,
             }
         }
+    }
+
+    /// Nothing is created of a custom resource that is on its way out.
+    pub(super) fn check_may_create(&self, name: &str) -> Result<(), Status> {
+        if !self.resource.is_terminating() {
+            return Ok(());
+        }
+        let why = "create not allowed while custom resource definition is terminating";
+        Err(Status::forbidden(&self.resource.group_resource, name, why))
     }
 
     /// The second half, for an object that has its name.
@@ -79,7 +89,7 @@ impl Write<'_> {
     }
 
     async fn store_new(&self, name: &str, mut object: Value) -> Result<Stored, Status> {
-        let bytes = object::encode_stored(self.resource, &object);
+        let bytes = object::encode_stored(self.resource, &object)?;
         let key = self.resource.key(self.namespace, name);
         if self.parameters.dry_run {
             let (found, _) = self

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Duration, Utc};
 use serde_json::{Value, json};
+use skeg_catalog::apiextensions::status;
 use skeg_catalog::spec::GcPolicy;
 use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
@@ -47,7 +48,7 @@ impl Write<'_> {
             let Some(live) = live else {
                 return Err(Status::not_found(&self.resource.group_resource, self.name));
             };
-            let old = object::decode_stored(&live.value, live.mod_revision)?;
+            let old = self.resource.read(&live.value, live.mod_revision)?;
             self.check_preconditions(options, &old)?;
             let next = self.next_state(options, &old);
             if matches!(next, Next::Nothing) {
@@ -71,14 +72,14 @@ impl Write<'_> {
         let (op, mut value, bytes, waits) = match next {
             Next::Nothing => return Ok(Some(Deleted::Pending(stored(old, live)))),
             Next::Remove(last) => {
-                let bytes = object::encode_stored(self.resource, &last);
+                let bytes = object::encode_stored(self.resource, &last)?;
                 if self.parameters.dry_run {
                     return Ok(Some(Deleted::Gone(Stored { value: last, bytes, revision: 0 })));
                 }
                 (Op::Delete { key, pre }, last, bytes, false)
             }
             Next::Write(new) => {
-                let bytes = object::encode_stored(self.resource, &new);
+                let bytes = object::encode_stored(self.resource, &new)?;
                 if bytes == live.value {
                     return Ok(Some(Deleted::Waiting(stored(old, live))));
                 }
@@ -127,6 +128,13 @@ impl Write<'_> {
         let now = self.server.now();
         if self.resource.spec.group.is_empty() && self.resource.spec.resource == "namespaces" {
             return self.next_namespace(options, old, now);
+        }
+        let definition = self.resource.group_resource.resource == "customresourcedefinitions";
+        if definition
+            && self.resource.group_resource.group == "apiextensions.k8s.io"
+            && let Some(next) = next_definition(old, now)
+        {
+            return next;
         }
         let mut new = old.clone();
         let graceful = match self.grace(options, &mut new, now) {
@@ -239,6 +247,28 @@ impl Write<'_> {
         }
         Err(Status::success(&self.resource.group_resource, self.name, meta::uid(&stored.value)))
     }
+}
+
+/// A CustomResourceDefinition is marked first; what it defined is deleted before it goes.
+fn next_definition(old: &Value, now: DateTime<Utc>) -> Option<Next> {
+    if !meta::deletion_timestamp(old).is_empty() {
+        return None;
+    }
+    let mut new = old.clone();
+    object::metadata(&mut new).insert("deletionTimestamp".into(), timestamp(now));
+    let mut finalizers: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
+    if !finalizers.iter().any(|name| name == status::FINALIZER) {
+        finalizers.push(status::FINALIZER.to_owned());
+    }
+    meta::set_finalizers(&mut new, finalizers);
+    let pending = status::condition(
+        "Terminating",
+        "True",
+        "InstanceDeletionPending",
+        "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    );
+    status::set_condition(&mut new, pending, timestamp(now).as_str().unwrap_or_default());
+    Some(Next::Write(new))
 }
 
 enum Grace {

@@ -14,6 +14,7 @@ use crate::object;
 /// What a write of the whole object drops when status is a subresource, and what a write of status drops.
 const OF_OBJECT: &[&str] = &["status"];
 const OF_STATUS: &[&str] = &["spec"];
+const OF_CUSTOM_STATUS: &[&str] = &["metadata", "spec"];
 
 fn with_writer<T>(write: &Write<'_>, f: impl FnOnce(&Writer<'_>) -> T) -> T {
     let gvk: GroupVersionKind = write.kind();
@@ -21,6 +22,7 @@ fn with_writer<T>(write: &Write<'_>, f: impl FnOnce(&Writer<'_>) -> T) -> T {
     let subresource = write.subresource_name();
     let reset_fields = match subresource {
         "" if write.resource.subresource("status").is_some() => OF_OBJECT,
+        "status" if write.resource.custom => OF_CUSTOM_STATUS,
         "status" => OF_STATUS,
         _ => &[],
     };

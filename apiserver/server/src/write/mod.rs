@@ -214,6 +214,7 @@ pub(crate) fn bump_generation(resource: &Resource, new: &mut Value, old: &Value,
     let grows = match resource.spec.strategy.generation() {
         Generation::Never => false,
         Generation::OnSpecChange => spec_differs(new, old),
+        Generation::OnAnyChange => whole && (spec_differs(new, old) || new.get("status") != old.get("status")),
         Generation::OnSpecOrAnnotationsChange => {
             spec_differs(new, old) || (whole && meta::annotations(new) != meta::annotations(old))
         }

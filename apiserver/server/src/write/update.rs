@@ -60,7 +60,7 @@ impl Write<'_> {
     }
 
     async fn update_live(&self, change: &Change, live: &KeyValue) -> Result<Outcome, Status> {
-        let old = object::decode_stored(&live.value, live.mod_revision)?;
+        let old = self.resource.read(&live.value, live.mod_revision)?;
         let old_seen = self.resource.from_storage(self.version, old.clone())?;
         let mut new = match change {
             Change::Replace(object) => object.clone(),
@@ -178,7 +178,7 @@ impl Write<'_> {
     }
 
     async fn swap(&self, mut new: Value, old: &Value, live: &KeyValue) -> Result<Outcome, Status> {
-        let bytes = object::encode_stored(self.resource, &new);
+        let bytes = object::encode_stored(self.resource, &new)?;
         let delete = self.deleted_by_update(&new, old);
         if bytes == live.value && !delete {
             return Ok(Outcome::Done(Stored { value: new, bytes, revision: live.mod_revision }));
@@ -237,6 +237,7 @@ impl Write<'_> {
         self.check_namespace(&mut object)?;
         self.check_name(&mut object)?;
         self.authorize_create().await?;
+        self.check_may_create(self.name)?;
         if !apply {
             managed::track(self, None, &mut object);
         }
@@ -302,10 +303,10 @@ pub async fn modify(
         let (live, _) =
             server.store.get(key.as_bytes(), None).await.map_err(|error| store_failure(resource, "update", error))?;
         let Some(live) = live else { return Err(Status::not_found(&resource.group_resource, name)) };
-        let old = object::decode_stored(&live.value, live.mod_revision)?;
+        let old = resource.read(&live.value, live.mod_revision)?;
         let mut new = old.clone();
         edit(&mut new)?;
-        let bytes = object::encode_stored(resource, &new);
+        let bytes = object::encode_stored(resource, &new)?;
         if dry_run || bytes == live.value {
             let revision = if dry_run { 0 } else { live.mod_revision };
             return Ok(Stored { value: new, bytes, revision });
