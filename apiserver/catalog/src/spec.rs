@@ -82,8 +82,8 @@ pub struct VersionSpec {
     /// `None` where the version has the storage version's shape.
     pub conversion: Option<Conversion>,
     pub deprecation_warning: Option<Text>,
-    /// The schema that a custom resource's definition gives; built-in types have theirs in the schema table.
-    pub openapi: Option<Arc<Value>>,
+    /// What is published of a custom resource; built-in types have theirs in the schema table.
+    pub openapi: Option<Arc<skeg_machinery::openapi::CustomSchema>>,
 }
 
 /// Both directions between a served version and the storage version. `Err` holds the cause for a Status.

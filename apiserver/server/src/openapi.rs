@@ -180,6 +180,7 @@ fn paths_of(resource: &Resource, gv: &GroupVersion) -> ResourcePaths {
         verbs: names(&spec.verbs),
         returns_deleted: returns_object(&resource.group_resource),
         subresources: subresources.collect(),
+        custom: resource.version(&gv.version).and_then(|version| version.openapi.clone()),
     }
 }
 

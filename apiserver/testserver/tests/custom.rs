@@ -269,3 +269,26 @@ async fn taken_names_are_not_accepted_until_they_are_free() {
     until(&server, &path, "established", |_, object| is_true(object, "Established")).await;
     server.get("/apis/example.com/v1/gadgets").send().await.expect(200);
 }
+
+#[tokio::test]
+async fn openapi_documents_follow_definitions() {
+    let server = TestServer::start().await;
+    establish(&server, &definition()).await;
+    let index = server.get("/openapi/v3").send().await.expect(200);
+    let url = index["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().unwrap();
+    let document = server.get(url).send().await.expect(200);
+    let widget = &document["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(
+        widget["properties"]["spec"]["properties"]["size"],
+        json!({"default": 3, "minimum": 1, "type": "integer"})
+    );
+    let v2 = server.get("/openapi/v2").send().await.expect(200);
+    assert_eq!(
+        v2["definitions"]["com.example.v1.Widget"]["properties"]["spec"]["properties"]["size"],
+        json!({"minimum": 1, "type": "integer"})
+    );
+    server.delete(&format!("{DEFINITIONS}/widgets.example.com")).send().await.expect(200);
+    until(&server, &format!("{DEFINITIONS}/widgets.example.com"), "gone", |code, _| code == 404).await;
+    let v2 = server.get("/openapi/v2").send().await.expect(200);
+    assert!(v2["definitions"].get("com.example.v1.Widget").is_none());
+}

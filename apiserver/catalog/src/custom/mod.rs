@@ -18,6 +18,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skeg_machinery::GroupVersionKind;
 use skeg_machinery::jsonpath::JsonPath;
+use skeg_machinery::openapi::CustomSchema;
 use skeg_machinery::schema::structural;
 use skeg_machinery::structural::Node;
 
@@ -65,6 +66,14 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
     let has_status = subresources.map("").is_some_and(|map| map.get("status").is_some_and(Value::is_object));
     let strategy = CustomStrategy::new(node, has_status, subresources.at("scale"));
     let name = version.text("name").to_owned();
+    let selectable_fields: Vec<_> = version.list("selectableFields").iter().filter_map(selectable).collect();
+    let published = CustomSchema::new(
+        stored.own().gvk.clone(),
+        names.text("listKind"),
+        names.text("plural"),
+        schema.clone(),
+        selectable_fields.iter().map(|field| field.label.to_string()).collect(),
+    );
     ResourceSpec {
         group: crd.text("spec.group").to_owned().into(),
         resource: names.text("plural").to_owned().into(),
@@ -79,12 +88,12 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
             schema: stored.own().schema.clone(),
             conversion: None,
             deprecation_warning: deprecation(crd, version).map(Into::into),
-            openapi: Some(Arc::new(schema.clone())),
+            openapi: Some(Arc::new(published)),
         }],
         storage_version: name.into(),
         verbs: ALL_VERBS.to_vec(),
         subresources: parts(has_status, subresources.at("scale"), &strategy),
-        selectable_fields: version.list("selectableFields").iter().filter_map(selectable).collect(),
+        selectable_fields,
         columns: Arc::new(PrinterColumns::new(version.list("additionalPrinterColumns"))),
         strategy: Arc::new(strategy),
         backing: Backing::Custom(Arc::new(stored)),

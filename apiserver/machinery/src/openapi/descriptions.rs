@@ -137,6 +137,8 @@ known! {
     apimachinery::pkg::apis::meta::v1::APIResourceList,
     apimachinery::pkg::apis::meta::v1::APIVersions,
     apimachinery::pkg::apis::meta::v1::DeleteOptions,
+    apimachinery::pkg::apis::meta::v1::ListMeta,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     apimachinery::pkg::apis::meta::v1::Status,
     kube_aggregator::pkg::apis::apiregistration::v1::APIService,
 }

@@ -1,16 +1,20 @@
 //! OpenAPI documents, v3 and from it v2, derived from the schema and a plain description of the resources that are served. Which
 //! documents there are, their hashes and how they travel is the server's.
 
+mod custom;
 mod descriptions;
 mod paths;
 mod schemas;
 mod v2;
+
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::gvk::{GroupVersion, GroupVersionKind};
 use crate::schema::{Schema, TypeRef};
 
+pub use custom::CustomSchema;
 pub use schemas::components;
 pub use v2::{Encoding, V2};
 
@@ -30,6 +34,8 @@ pub struct ResourcePaths {
     /// A delete answers with the object, not with a Status.
     pub returns_deleted: bool,
     pub subresources: Vec<SubresourcePaths>,
+    /// The schemas of a custom resource.
+    pub custom: Option<Arc<CustomSchema>>,
 }
 
 /// A subresource of it.
@@ -61,7 +67,7 @@ pub fn v3_discovery(of: &Discovery) -> Value {
     assemble(paths, components(model.as_slice()))
 }
 
-/// The document of one group and version over the built-in types.
+/// The document of one group and version.
 pub fn v3_document(gv: &GroupVersion, resources: &[ResourcePaths]) -> Value {
     let schema = Schema::kubernetes();
     let mut roots: Vec<TypeRef> = Vec::new();
@@ -75,11 +81,17 @@ pub fn v3_document(gv: &GroupVersion, resources: &[ResourcePaths]) -> Value {
     for name in ["APIResourceList", "DeleteOptions", "Status"] {
         roots.extend(schema.type_named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
     }
-    document(gv, resources, components(&roots), &|gvk| schema.lookup(gvk).map(|ty| ty.name().to_owned()))
+    let mut schemas = components(&roots);
+    for custom in resources.iter().filter_map(|resource| resource.custom.as_ref()) {
+        custom.add_to(&mut schemas);
+    }
+    let custom = |gvk: &GroupVersionKind| resources.iter().find_map(|resource| resource.custom.as_ref()?.model(gvk));
+    let model = |gvk: &GroupVersionKind| custom(gvk).or_else(|| schema.lookup(gvk).map(|ty| ty.name().to_owned()));
+    document(gv, resources, schemas, &model)
 }
 
-/// The document with schemas from elsewhere (custom resources). `model` names the schema of a kind.
-pub fn document(
+/// The document with its schemas. `model` names the schema of a kind.
+fn document(
     gv: &GroupVersion,
     resources: &[ResourcePaths],
     mut schemas: Map<String, Value>,

@@ -9,6 +9,8 @@ use crate::gvk::{GroupVersion, GroupVersionKind};
 type Model<'a> = &'a dyn Fn(&GroupVersionKind) -> Option<String>;
 
 const MEDIA_TYPES: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+/// Custom resources have no protobuf and no strategic merge.
+const CUSTOM_MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 /// What lists are answered as besides, when they are watches.
 const WATCH_TYPES: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 const PATCH_TYPES: [&str; 4] = [
@@ -186,6 +188,10 @@ impl Writer<'_> {
         format!("{verb}{}{middle}{scope}{}{tail}", self.names.prefix, self.resource.kind)
     }
 
+    fn media_types(&self) -> &'static [&'static str] {
+        if self.resource.custom.is_some() { &CUSTOM_MEDIA_TYPES } else { &MEDIA_TYPES }
+    }
+
     fn reference(&self, gvk: &GroupVersionKind) -> Option<String> {
         (self.model)(gvk)
     }
@@ -212,9 +218,8 @@ impl Writer<'_> {
             answer: self.reference(&list),
             codes: &["200"],
         });
-        if let (true, Some(Value::Object(content))) =
-            (self.has("watch"), operation.pointer_mut("/responses/200/content"))
-        {
+        let streams = self.has("watch") && self.resource.custom.is_none();
+        if let (true, Some(Value::Object(content))) = (streams, operation.pointer_mut("/responses/200/content")) {
             let schema = content[MEDIA_TYPES[0]].clone();
             content.extend(WATCH_TYPES.map(|media| (media.to_owned(), schema.clone())));
             content.sort_keys();
@@ -344,7 +349,8 @@ impl Writer<'_> {
         }
         if has("patch") {
             let patch = || json!({"schema": schema_of("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".into())});
-            let content: Map<String, Value> = PATCH_TYPES.iter().map(|media| ((*media).to_owned(), patch())).collect();
+            let types = if self.resource.custom.is_some() { &PATCH_TYPES[..3] } else { &PATCH_TYPES[..] };
+            let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), patch())).collect();
             let body = Some(json!({"content": content, "required": true}));
             let mut options = query(&WRITE_OPTIONS);
             options.extend(query(&[("force", "boolean")]));
@@ -359,7 +365,7 @@ impl Writer<'_> {
         let mut value = json!({
             "description": operation.description,
             "operationId": operation.id,
-            "responses": responses(operation.answer, operation.codes),
+            "responses": responses_as(self.media_types(), operation.answer, operation.codes),
             "tags": [self.names.tag],
             "x-kubernetes-action": operation.action,
             "x-kubernetes-group-version-kind": {"group": gvk.group, "kind": gvk.kind, "version": gvk.version},
@@ -408,6 +414,10 @@ fn delete_body() -> Option<Value> {
 }
 
 fn responses(model: Option<String>, codes: &[&str]) -> Value {
+    responses_as(&MEDIA_TYPES, model, codes)
+}
+
+fn responses_as(media_types: &[&str], model: Option<String>, codes: &[&str]) -> Value {
     let mut all = Map::new();
     for code in codes {
         let description = match *code {
@@ -417,7 +427,7 @@ fn responses(model: Option<String>, codes: &[&str]) -> Value {
         };
         let mut response = json!({"description": description});
         if let Some(model) = &model {
-            let content: Map<String, Value> = MEDIA_TYPES
+            let content: Map<String, Value> = media_types
                 .iter()
                 .map(|media| ((*media).to_owned(), json!({"schema": schema_of(model.clone())})))
                 .collect();

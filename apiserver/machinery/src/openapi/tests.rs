@@ -21,6 +21,7 @@ pub(super) fn deployments() -> ResourcePaths {
                 verbs: verbs(&["get", "update", "patch"]),
             },
         ],
+        custom: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn operations_are_worded_as_upstream_words_them() {
         verbs: vec!["create".into(), "delete".into(), "list".into(), "watch".into()],
         returns_deleted: kind == "Pod",
         subresources,
+        custom: None,
     };
     let document = v3_document(
         &gv,

@@ -179,14 +179,14 @@ fn is_isbn10(text: &str) -> bool {
         };
         sum += (at + 1) * digit;
     }
-    sum % 11 == 0
+    sum.is_multiple_of(11)
 }
 
 fn is_isbn13(text: &str) -> bool {
     let digits: Option<Vec<u32>> = text.chars().filter(|c| !matches!(c, ' ' | '-')).map(|c| c.to_digit(10)).collect();
     let Some(digits) = digits.filter(|digits| digits.len() == 13) else { return false };
     let sum: u32 = digits.iter().enumerate().map(|(at, digit)| if at % 2 == 0 { *digit } else { digit * 3 }).sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_credit_card(text: &str) -> bool {
@@ -196,7 +196,7 @@ fn is_credit_card(text: &str) -> bool {
         let doubled = digit * 2;
         if at % 2 == 0 { digit } else { doubled / 10 + doubled % 10 }
     };
-    CREDIT_CARD.is_match(&digits) && digits.chars().rev().enumerate().map(luhn).sum::<u32>() % 10 == 0
+    CREDIT_CARD.is_match(&digits) && digits.chars().rev().enumerate().map(luhn).sum::<u32>().is_multiple_of(10)
 }
 
 fn is_date(text: &str) -> bool {

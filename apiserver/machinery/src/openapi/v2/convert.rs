@@ -53,6 +53,11 @@ pub(super) fn schema(schema: Value) -> Value {
         new.extend(old.into_iter().filter(|(name, _)| name == "description" || name.starts_with("x-")));
         return Value::Object(new);
     }
+    let kind = old.get("x-kubernetes-group-version-kind").cloned();
+    if let Some(kind) = kind.filter(|_| is_true(&old, "x-kubernetes-preserve-unknown-fields")) {
+        // A whole custom resource: kubectl takes nothing for what is not named, so nothing is named.
+        return json!({"type": "object", "x-kubernetes-group-version-kind": kind});
+    }
     let untyped = is_true(&old, "nullable");
     let members = !untyped && !is_true(&old, "x-kubernetes-preserve-unknown-fields");
     let mut of_type = take(&mut old, "type").or_else(|| among_types(&old)).filter(|_| !untyped);
