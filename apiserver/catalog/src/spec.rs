@@ -70,6 +70,8 @@ pub enum Backing {
 pub trait StoredForm: Send + Sync + 'static {
     /// An object from stored bytes: converted, pruned and defaulted by the schema as it is now.
     fn read(&self, bytes: &[u8]) -> Result<Value, String>;
+    /// An object of any version as the one that the spec serves.
+    fn convert(&self, object: Value) -> Result<Value, String>;
     /// An object as it is to be stored.
     fn write(&self, object: &Value) -> Result<Value, String>;
     /// The version that [`StoredForm::write`] writes.

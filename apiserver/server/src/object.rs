@@ -169,6 +169,11 @@ impl Resource {
 
     /// A tree of the storage version in a served version, with that version's defaults.
     pub fn from_storage(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
+        if let Backing::Custom(form) = &self.spec.backing
+            && meta::api_version(&value) != self.kind(&version.version).api_version()
+        {
+            return form.convert(value).map_err(Status::internal_error);
+        }
         if self.is_stored(version) {
             return Ok(value);
         }

@@ -50,7 +50,7 @@ impl Server {
 struct Registered(Arc<Server>);
 
 fn find<'a>(snapshot: &'a Snapshot, resource: &GroupVersionResource) -> Option<(&'a Arc<Resource>, &'a VersionSpec)> {
-    let found = snapshot.get(&resource.group, &resource.resource)?;
+    let found = snapshot.get_version(&resource.group, &resource.version, &resource.resource)?;
     found.version(&resource.version).map(|version| (found, version))
 }
 
@@ -125,8 +125,8 @@ impl Types for Registered {
 
     fn schema(&self, kind: &GroupVersionKind) -> Option<TypeRef> {
         let snapshot = self.0.registry.snapshot();
-        let served = snapshot.resources().find(|r| r.spec.group == kind.group && r.spec.kind == kind.kind);
-        let version = served.and_then(|resource| resource.version(&kind.version));
+        let mut served = snapshot.resources().filter(|r| r.spec.group == kind.group && r.spec.kind == kind.kind);
+        let version = served.find_map(|resource| resource.version(&kind.version));
         version.map(|version| version.schema.clone()).or_else(|| Schema::kubernetes().lookup(kind))
     }
 

@@ -11,7 +11,7 @@ use skeg_machinery::{GroupVersionKind, meta};
 
 use crate::spec::StoredForm;
 
-/// Turns an object of one version into another, its apiVersion included.
+/// Turns an object of one version into another, its apiVersion included. May take its time: a webhook is asked.
 pub trait Convert: Send + Sync + 'static {
     fn convert(&self, object: Value, to: &GroupVersionKind) -> Result<Value, String>;
 }
@@ -66,6 +66,10 @@ impl StoredForm for Versions {
             meta::set_generation(&mut object, 1);
         }
         if stored == Some(self.own) { Ok(object) } else { self.converted(object, self.own()) }
+    }
+
+    fn convert(&self, object: Value) -> Result<Value, String> {
+        self.converted(object, self.own())
     }
 
     fn write(&self, object: &Value) -> Result<Value, String> {

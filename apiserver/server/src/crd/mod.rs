@@ -9,6 +9,7 @@
 //! ```
 //! One long-lived task, until the server's shutdown.
 
+mod conversion;
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use serde_json::Value;
 use skeg_catalog::apiextensions::status;
-use skeg_catalog::custom::{self, Convert, SameShape};
+use skeg_catalog::custom;
 use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
 use skeg_machinery::status::Status;
@@ -29,6 +30,7 @@ use skeg_machinery::status::Status;
 use crate::request::UserInfo;
 use crate::resources::{Change, Resources, WriteOptions};
 use crate::server::Server;
+use crate::webhook::Webhooks;
 
 pub(crate) const DEFINITIONS: GroupResource =
     GroupResource::from_static("apiextensions.k8s.io", "customresourcedefinitions");
@@ -65,6 +67,7 @@ struct Done {
 struct Follower {
     server: Arc<Server>,
     resources: Arc<dyn Resources>,
+    webhooks: Arc<Webhooks>,
     known: BTreeMap<String, Known>,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
 }
@@ -73,7 +76,8 @@ pub async fn follow(server: Arc<Server>) {
     let resources = server.resources();
     let shutdown = server.shutdown.clone();
     let mut changes = resources.follow(&DEFINITIONS);
-    let mut follower = Follower { server, resources, known: BTreeMap::new(), work: FuturesUnordered::new() };
+    let webhooks = Arc::new(Webhooks::new(resources.clone()));
+    let mut follower = Follower { server, resources, webhooks, known: BTreeMap::new(), work: FuturesUnordered::new() };
     // Names heard of since the last restart of the watch; `None` once it is complete.
     let mut heard: Option<BTreeSet<String>> = None;
     loop {
@@ -188,7 +192,7 @@ impl Follower {
         }
         let wanted = serde_json::json!([object["spec"], object["status"]["acceptedNames"]]);
         if known.served.as_ref() != Some(&wanted) {
-            let convert: Arc<dyn Convert> = Arc::new(SameShape);
+            let convert = conversion::of(object, &self.webhooks);
             match custom::specs(object, &convert) {
                 Ok(specs) => self.server.registry.set_custom(&resource, specs),
                 Err(why) => {
