@@ -9,11 +9,14 @@ use skeg_controller_runtime::{DeleteOptions, Error, Meta, Owner, Store};
 
 use crate::hash::template_hash;
 
-/// The patch that turns a set's template into this one.
+/// The patch that turns a set's template into this one. Its keys are sorted, as upstream writes it: clients that compare a
+/// revision with a set compare bytes.
 pub fn data(template: &Template) -> Value {
     let mut template = template.value();
     template["$patch"] = json!("replace");
-    json!({"spec": {"template": template}})
+    let mut data = json!({"spec": {"template": template}});
+    data.sort_all_objects();
+    data
 }
 
 /// Whether a revision records this template.
@@ -116,4 +119,22 @@ pub async fn truncate(
         store.delete(&revision.metadata, &DeleteOptions::uid(&revision.metadata.uid)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_written_with_sorted_keys_and_gives_the_template_back() {
+        let value =
+            json!({"spec": {"containers": [{"name": "c", "image": "i"}]}, "metadata": {"labels": {"b": "", "a": ""}}});
+        let written = data(&Template::new(&value));
+        assert_eq!(
+            written.to_string(),
+            r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"","b":""}},"spec":{"containers":[{"image":"i","name":"c"}]}}}}"#
+        );
+        let revision: ControllerRevision = serde_json::from_value(json!({"metadata": {}, "data": written})).unwrap();
+        assert_eq!(template(&revision), value);
+    }
 }
