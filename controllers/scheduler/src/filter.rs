@@ -29,6 +29,8 @@ pub struct Filters<'a> {
     volumes: &'a Volumes,
     /// What its claims ask of a node, or why none will do.
     demand: Result<Demand, Reason>,
+    /// Another pod uses a claim that only one pod may use.
+    in_use: bool,
     inter_pod: InterPod,
     spread: Spread,
 }
@@ -40,6 +42,7 @@ impl<'a> Filters<'a> {
             pod,
             volumes: &snapshot.volumes,
             demand: snapshot.volumes.demand(pod),
+            in_use: claim_in_use(snapshot, pod, without),
             inter_pod: InterPod::new(snapshot, pod, without),
             spread: Spread::new(snapshot, pod, without, true),
         }
@@ -81,6 +84,12 @@ impl<'a> Filters<'a> {
         if !short.is_empty() {
             return short;
         }
+        if self.in_use {
+            return one(
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+                true,
+            );
+        }
         let unserved = match &self.demand {
             Ok(demand) => self.volumes.refuses(demand, node),
             Err(reason) => Some(reason.clone()),
@@ -93,6 +102,15 @@ impl<'a> Filters<'a> {
         }
         self.inter_pod.refuses(pod, node).into_iter().collect()
     }
+}
+
+/// Whether a pod with a node uses a claim of `pod` that one pod alone may use.
+fn claim_in_use(snapshot: &Snapshot, pod: &Pod, without: &HashSet<Key>) -> bool {
+    let exclusive: Vec<&Str> =
+        pod.claims.iter().filter(|c| snapshot.volumes.is_exclusive(&pod.meta.namespace, c)).collect();
+    let uses = |other: &Pod| other.claims.iter().any(|c| exclusive.contains(&c));
+    !exclusive.is_empty()
+        && snapshot.placed_in(&pod.meta.namespace).any(|other| !without.contains(&other.meta.key()) && uses(other))
 }
 
 /// The pod's nodeSelector and required node affinity.

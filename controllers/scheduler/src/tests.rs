@@ -217,6 +217,34 @@ fn a_pod_that_never_preempts_says_so() {
 }
 
 #[test]
+fn a_claim_for_one_pod_is_used_by_one_pod() {
+    let claim = |modes: Value| {
+        json!({"metadata": {"name": "c", "namespace": "default", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"accessModes": modes, "volumeName": "v"}})
+    };
+    let uses = json!({"spec": {"volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}});
+    let mut user = pod("user", "1", uses.clone());
+    merge(&mut user, on("a"));
+    let decide = |modes: Value| {
+        let mut snapshot = Snapshot::default();
+        let volume = serde_json::from_value(json!({"metadata": {"name": "v"}})).unwrap();
+        snapshot.volumes.volumes.insert("v".into(), Arc::new(volume));
+        let claim = serde_json::from_value(claim(modes)).unwrap();
+        snapshot.volumes.claims.insert("default/c".into(), Arc::new(claim));
+        snapshot.set_node(Arc::new(serde_json::from_value(node("a", "4", json!({}))).unwrap()));
+        snapshot.place(&Arc::new(serde_json::from_value(user.clone()).unwrap()));
+        let new: Pod = serde_json::from_value(pod("new", "1", uses.clone())).unwrap();
+        schedule(&View { snapshot: &snapshot, nominated: &HashMap::new(), budgets: &[] }, &new, &mut || 0)
+    };
+    goes_to(&decide(json!(["ReadWriteOnce"])), "a");
+    refused(
+        &decide(json!(["ReadWriteOncePod"])),
+        "0/1 nodes are available: 1 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod \
+         access mode. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+    );
+}
+
+#[test]
 fn requests_count_sidecars_beside_containers_and_init_containers_alone() {
     let init = json!({"spec": {"initContainers": [
         {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}},

@@ -72,6 +72,12 @@ pub struct Demand {
 }
 
 impl Volumes {
+    /// Whether one pod alone may use the claim.
+    pub fn is_exclusive(&self, namespace: &str, claim: &str) -> bool {
+        let claim = self.claims.get(&key(namespace, claim));
+        claim.is_some_and(|c| c.spec.access_modes.iter().any(|mode| *mode == "ReadWriteOncePod"))
+    }
+
     /// What the pod's claims ask of a node; the error keeps it from all of them.
     pub fn demand(&self, pod: &Pod) -> Result<Demand, Reason> {
         let mut demand = Demand::default();
