@@ -260,6 +260,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn devices_count_by_class_and_alternatives_by_the_most() {
+        let name = "gpu.deviceclass.resource.k8s.io/devices";
+        let memory = with(quota("q", json!({name: "3"}), json!({name: "0"}), json!({})));
+        let claim = |requests: Value| {
+            let object = json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": requests}}});
+            Write::create("resource.k8s.io", "v1", "resourceclaims", "team", object)
+        };
+        let either = json!([{"firstAvailable": [{"deviceClassName": "gpu", "count": 2}, {"deviceClassName": "gpu", "count": 1}]}]);
+        ask(&memory, &claim(either)).await.unwrap();
+        assert_eq!(used(&memory, "q").await, json!({name: "2"}));
+        let all = json!([{"exactly": {"deviceClassName": "gpu", "allocationMode": "All"}}]);
+        assert!(ask(&memory, &claim(all)).await.unwrap_err().message.contains("=32"));
+        ask(&memory, &claim(json!([{"exactly": {"deviceClassName": "cpu", "count": 9}}]))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_claim_between_two_classes_is_in_the_scopes_of_both() {
+        let object = json!({"spec": {"volumeAttributesClassName": "new"}, "status": {"currentVolumeAttributesClassName": "old"}});
+        let claims = GroupResource::from_static("", "persistentvolumeclaims");
+        for (class, holds) in [("old", true), ("new", true), ("other", false)] {
+            let term = json!({"scopeName": "VolumeAttributesClass", "operator": "In", "values": [class]});
+            let quota = json!({"spec": {"scopeSelector": {"matchExpressions": [term]}}});
+            assert_eq!(usage::in_scope(&quota, &claims, &object), holds, "{class}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_update_is_charged_for_what_it_adds() {
         let memory =
             with(quota("q", json!({"requests.storage": "10Gi"}), json!({"requests.storage": "5Gi"}), json!({})));

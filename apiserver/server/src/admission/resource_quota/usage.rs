@@ -12,6 +12,13 @@ use super::super::{Attributes, Operation, items};
 use super::scopes;
 
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
+const DEVICES_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// The most devices that one claim may be given.
+const ALL_DEVICES: i64 = 32;
+
+fn is_device_claim(resource: &GroupResource) -> bool {
+    resource.group == "resource.k8s.io" && resource.resource == "resourceclaims"
+}
 
 fn is(resource: &GroupResource, name: &str) -> bool {
     resource.group.is_empty() && resource.resource == name
@@ -54,7 +61,7 @@ pub fn is_counted(resource: &GroupResource, name: &str) -> bool {
         return true;
     }
     if !resource.group.is_empty() {
-        return false;
+        return is_device_claim(resource) && name.ends_with(DEVICES_SUFFIX);
     }
     match resource.resource.as_ref() {
         "pods" => is_pod_resource(name),
@@ -89,6 +96,9 @@ fn is_pod_resource(name: &str) -> bool {
 /// What the object uses, by all the names that a quota may have for it.
 pub fn of(resource: &GroupResource, object: &Value) -> ResourceList {
     let mut used = ResourceList::from([(counter(resource), one())]);
+    if is_device_claim(resource) {
+        devices(object, &mut used);
+    }
     if !resource.group.is_empty() {
         return used;
     }
@@ -173,6 +183,26 @@ fn claim(object: &Value, used: &mut ResourceList) {
     }
 }
 
+/// Devices by class; of alternatives the most that one of them takes.
+fn devices(object: &Value, used: &mut ResourceList) {
+    let number = |request: &Value| match request["allocationMode"].as_str().unwrap_or_default() {
+        "All" => ALL_DEVICES,
+        "" | "ExactCount" => request["count"].as_i64().unwrap_or(1),
+        _ => 0,
+    };
+    for request in items(&object["spec"]["devices"], "requests") {
+        let mut most = BTreeMap::<&str, i64>::new();
+        let exactly = Some(&request["exactly"]).filter(|exactly| !exactly.is_null());
+        for option in items(request, "firstAvailable").chain(exactly) {
+            let entry = most.entry(option["deviceClassName"].as_str().unwrap_or_default()).or_default();
+            *entry = (*entry).max(number(option));
+        }
+        for (class, most) in most {
+            pod_resources::add(used, &ResourceList::from([(format!("{class}{DEVICES_SUFFIX}"), count(most))]));
+        }
+    }
+}
+
 /// A quota on cpu or memory makes every container say what it takes.
 pub fn constraints(resource: &GroupResource, counted: &[&String], object: &Value) -> Result<(), String> {
     let set_for_all = object["spec"]["resources"].as_object().is_some_and(|resources| !resources.is_empty());
@@ -212,7 +242,17 @@ pub fn in_scope(quota: &Value, resource: &GroupResource, object: &Value) -> bool
         }
         (true, "CrossNamespacePodAffinity") => crosses_namespaces(object),
         (false, "VolumeAttributesClass") if is(resource, "persistentvolumeclaims") => {
-            selects(operator, values, meta::str_at(object, &["spec", "volumeAttributesClassName"]))
+            // While one class gives way to another, the claim is in the scopes of both.
+            let paths: [&[&str]; 3] = [
+                &["spec", "volumeAttributesClassName"],
+                &["status", "currentVolumeAttributesClassName"],
+                &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+            ];
+            let mut named = paths.iter().map(|path| meta::str_at(object, path)).filter(|c| !c.is_empty()).peekable();
+            match named.peek() {
+                None => selects(operator, values, ""),
+                Some(_) => named.any(|class| selects(operator, values, class)),
+            }
         }
         _ => false,
     })
