@@ -136,6 +136,10 @@ const DEPLOYMENTS: &str = "/apis/apps/v1/deployments";
 const STATEFUL: &str = "/apis/apps/v1/statefulsets";
 const DAEMONS: &str = "/apis/apps/v1/daemonsets";
 const JOBS: &str = "/apis/batch/v1/jobs";
+const BUDGETS: &str = "/apis/policy/v1/poddisruptionbudgets";
+const QUOTAS: &str = "/api/v1/resourcequotas";
+const CLAIMS: &str = "/api/v1/persistentvolumeclaims";
+const VOLUMES: &str = "/api/v1/persistentvolumes";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 fn named(name: &str, spec: Value) -> Value {
@@ -300,7 +304,82 @@ fn situations() -> Vec<Situation> {
                 expect("v1 endpoints", objects, 1, objects == 1)
             },
         },
+        claims_and_volumes(),
+        Situation {
+            name: "a budget counts healthy pods",
+            controllers: &["disruption-controller", "replicaset-controller"],
+            begin: vec![
+                (BUDGETS, named("pdb", json!({"minAvailable": 1, "selector": selector}))),
+                (SETS, named("rs", json!({"replicas": 3, "selector": selector, "template": template("i", "app")}))),
+            ],
+            change: |api| {
+                api.edit(SETS, "n", "rs", |s| s["spec"]["replicas"] = json!(2));
+            },
+            done: |api| {
+                let status = api.list(BUDGETS)[0]["status"].clone();
+                let seen = (status["currentHealthy"].as_i64(), status["disruptionsAllowed"].as_i64());
+                expect("healthy, allowed", seen, (2, 1), seen == (Some(2), Some(1)))
+            },
+        },
+        Situation {
+            name: "a quota counts what there is",
+            controllers: &["resourcequota-controller", "replicaset-controller"],
+            begin: vec![
+                (QUOTAS, named("q", json!({"hard": {"pods": "9", "count/replicasets.apps": "9"}}))),
+                (SETS, named("rs", json!({"replicas": 3, "selector": selector, "template": template("i", "app")}))),
+            ],
+            change: |api| {
+                api.edit(SETS, "n", "rs", |s| s["spec"]["replicas"] = json!(2));
+            },
+            done: |api| {
+                let used = api.list(QUOTAS)[0]["status"]["used"].clone();
+                let wanted = json!({"pods": "2", "count/replicasets.apps": "1"});
+                let equal = used == wanted;
+                expect("used", used, wanted, equal)
+            },
+        },
     ]
+}
+
+/// Two claims, two volumes; one claim goes, at whatever moment.
+fn claims_and_volumes() -> Situation {
+    let modes = json!(["ReadWriteOnce"]);
+    let volume = |name: &str, size: &str| {
+        let spec =
+            json!({"capacity": {"storage": size}, "accessModes": modes, "persistentVolumeReclaimPolicy": "Retain"});
+        (VOLUMES, json!({"metadata": {"name": name}, "spec": spec}))
+    };
+    let claim = |name: &str| {
+        let spec = json!({"accessModes": modes, "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": ""});
+        let mut claim = named(name, spec);
+        claim["metadata"]["finalizers"] = json!(["kubernetes.io/pvc-protection"]);
+        (CLAIMS, claim)
+    };
+    Situation {
+        name: "claims and volumes are bound one to one",
+        controllers: &[
+            "persistentvolume-binder-controller",
+            "persistentvolumeclaim-protection-controller",
+            "persistentvolume-protection-controller",
+        ],
+        begin: vec![volume("small", "1Gi"), volume("large", "5Gi"), claim("a"), claim("b")],
+        change: |api| api.delete(CLAIMS, "n", "a", json!({})),
+        done: |api| {
+            let claims = api.list(CLAIMS);
+            let names: Vec<&Value> = claims.iter().map(|c| &c["metadata"]["name"]).collect();
+            expect("claims", &names, "b", names == ["b"])?;
+            let (claim, uid) = (&claims[0], &claims[0]["metadata"]["uid"]);
+            expect("claim", &claim["status"]["phase"], "Bound", claim["status"]["phase"] == "Bound")?;
+            let (ours, others): (Vec<Value>, Vec<Value>) =
+                api.list(VOLUMES).into_iter().partition(|v| v["spec"]["claimRef"]["uid"] == *uid);
+            let names: Vec<&Value> = ours.iter().map(|v| &v["metadata"]["name"]).collect();
+            expect("volumes of b", &names, 1, names == [&claim["spec"]["volumeName"]])?;
+            let phases = (ours[0]["status"]["phase"].clone(), others[0]["status"]["phase"].clone());
+            let free = phases.1 == "Available" || phases.1 == "Released";
+            let equal = phases.0 == "Bound" && free;
+            expect("phases", phases, "one bound, one free", equal)
+        },
+    }
 }
 
 fn begun(situation: &Situation) -> FakeApi {
