@@ -9,6 +9,7 @@ pub mod subpath;
 pub mod tokens;
 
 use crate::config::Config;
+use crate::quantity::ResourceList;
 use crate::{mounts, pod, quantity, resources};
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
 use payload::Sources;
@@ -65,7 +66,7 @@ async fn one(config: &Config, client: &kube::Client, sources: &Sources<'_>, volu
     };
     if let Some(source) = &volume.empty_dir {
         let path = dir("empty-dir");
-        empty_dir(&path, source, pod, group).map_err(text(""))?;
+        empty_dir(&path, source, sources, group).map_err(text(""))?;
         return Ok(Ready { path, read_only: false });
     }
     if let Some(source) = &volume.host_path {
@@ -113,15 +114,20 @@ fn make_dir(path: &Path, in_memory: bool, size: Option<i64>) -> io::Result<()> {
     Ok(())
 }
 
-fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, pod: &Pod, group: Option<u32>) -> io::Result<()> {
+/// How much a volume in memory may hold: no more than its own limit, the pod's, or what all pods of the node may use.
+fn memory_size(source: &EmptyDirVolumeSource, pod: &Pod, allocatable: &ResourceList) -> Option<i64> {
+    let own = source.size_limit.as_ref().map(quantity::value);
+    let node = quantity::value_of(Some(allocatable), "memory");
+    [own, resources::totals(pod).memory_limit, node].into_iter().flatten().filter(|bytes| *bytes > 0).min()
+}
+
+fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, sources: &Sources<'_>, group: Option<u32>) -> io::Result<()> {
     let existed = path.exists();
     let medium = source.medium.as_deref().unwrap_or_default();
     match medium {
         "" => make_dir(path, false, None)?,
         "Memory" => {
-            let limit = source.size_limit.as_ref().map(quantity::value).filter(|v| *v > 0);
-            let of_pod = resources::totals(pod).memory_limit;
-            make_dir(path, true, [limit, of_pod].into_iter().flatten().min())?;
+            make_dir(path, true, memory_size(source, sources.pod, sources.allocatable))?;
         }
         medium if medium.starts_with("HugePages") => {
             fs::create_dir_all(path)?;
@@ -156,7 +162,8 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
             .map(|()| true)
             .map_err(text(""))?,
         "FileOrCreate" if meta.is_err() => {
-            fs::OpenOptions::new().create(true).append(true).open(path).map(|_| true).map_err(text(""))?
+            let make = fs::OpenOptions::new().create(true).append(true).open(path);
+            make.and_then(|f| f.set_permissions(fs::Permissions::from_mode(0o644))).map(|()| true).map_err(text(""))?
         }
         "DirectoryOrCreate" | "Directory" => is(&fs::FileType::is_dir),
         "FileOrCreate" | "File" => is(&fs::FileType::is_file),
@@ -192,6 +199,23 @@ pub fn tear_down(config: &Config, uid: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    #[test]
+    fn a_volume_in_memory_holds_no_more_than_its_pod_and_node_have() {
+        let check = |size: Option<&str>, pod_limit: Option<&str>| {
+            let source = serde_json::json!({"medium": "Memory", "sizeLimit": size});
+            let limits = pod_limit.map(|memory| serde_json::json!({"memory": memory}));
+            let container = serde_json::json!({"name": "c", "resources": {"limits": limits}});
+            let pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [container]}})).unwrap();
+            let node = ResourceList::from([("memory".to_string(), Quantity("1000".into()))]);
+            memory_size(&serde_json::from_value(source).unwrap(), &pod, &node)
+        };
+        assert_eq!(check(None, None), Some(1000));
+        assert_eq!(check(Some("100"), None), Some(100));
+        assert_eq!(check(Some("2000"), Some("500")), Some(500));
+        assert_eq!(check(Some("0"), Some("2000")), Some(1000));
+    }
 
     #[test]
     fn host_paths_are_what_their_type_says() {
