@@ -167,14 +167,23 @@ impl MutatingWebhooks {
         self.hooks.run(self.callers.resources.clone(), shutdown).await;
     }
 
-    /// Asks each webhook in turn; the object, where there is one, comes back as they left it.
-    async fn dispatch(&self, attributes: &Attributes<'_>, object: Option<Value>) -> Result<Option<Value>, Status> {
+    /// The webhooks that may be concerned by a write; none for one that they may not see.
+    async fn hooks(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<Arc<Vec<Arc<Hook>>>, Status> {
         if is_exempt(attributes) {
-            return Ok(object);
+            return Ok(Arc::default());
         }
-        let hooks = self.hooks.current().await.ok_or_else(|| not_ready(attributes, object.as_ref()))?;
+        self.hooks.current().await.ok_or_else(|| not_ready(attributes, object))
+    }
+
+    /// Asks each webhook in turn; the object, where there is one, comes back as they left it.
+    async fn dispatch(
+        &self,
+        hooks: &[Arc<Hook>],
+        attributes: &Attributes<'_>,
+        object: Option<Value>,
+    ) -> Result<Option<Value>, Status> {
         let mut round = Round { callers: &self.callers, attributes, seen: own(attributes), object };
-        for hook in hooks.iter() {
+        for hook in hooks {
             let Some(served) = self.callers.concerned(hook, attributes, &round.seen, round.object.as_ref()).await?
             else {
                 continue;
@@ -262,8 +271,12 @@ impl Plugin for MutatingWebhooks {
     }
 
     async fn mutate(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
+        let hooks = self.hooks(attributes, Some(object)).await?;
+        if hooks.is_empty() {
+            return Ok(());
+        }
         attributes.reinvocation.begin(MUTATING, object);
-        if let Some(new) = self.dispatch(attributes, Some(object.clone())).await? {
+        if let Some(new) = self.dispatch(&hooks, attributes, Some(object.clone())).await? {
             *object = new;
         }
         attributes.reinvocation.end(MUTATING, object);
@@ -271,7 +284,8 @@ impl Plugin for MutatingWebhooks {
     }
 
     async fn before_delete(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        self.dispatch(attributes, None).await.map(|_| ())
+        let hooks = self.hooks(attributes, None).await?;
+        self.dispatch(&hooks, attributes, None).await.map(|_| ())
     }
 }
 
