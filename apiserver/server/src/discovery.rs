@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256, Sha512};
 use skeg_catalog::spec::{Backing, SubresourceSpec, Verb};
 use skeg_machinery::status::Status;
 
+use crate::aggregation::{self, Aggregation};
 use crate::negotiate::{self, Output};
 use crate::query::Query;
 use crate::registry::{Group, Resource, Snapshot, Version};
@@ -29,7 +30,8 @@ pub struct Discovery {
 }
 
 struct Documents {
-    generation: u64,
+    /// Of the registry and of what other servers serve.
+    generation: (u64, u64),
     core: (Bytes, String),
     groups: (Bytes, String),
 }
@@ -38,6 +40,7 @@ struct Documents {
 pub fn serve(
     discovery: &Discovery,
     snapshot: &Snapshot,
+    aggregation: Option<&Aggregation>,
     path: &str,
     headers: &HeaderMap,
     query: &Query,
@@ -45,19 +48,26 @@ pub fn serve(
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let document = match parts.as_slice() {
         ["api"] | ["apis"] if wants_aggregated(headers) => {
-            let documents = discovery.documents(snapshot);
+            let documents = discovery.documents(snapshot, aggregation);
             let (body, etag) = if parts[0] == "api" { &documents.core } else { &documents.groups };
             return Some(Ok(aggregated(body, etag, headers)));
         }
         ["api"] => api_versions(snapshot, headers),
         ["apis"] => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": snapshot.groups.iter().filter(|g| !g.name.is_empty()).map(api_group).collect::<Vec<_>>(),
+            "groups": snapshot.groups.iter().filter(|g| !g.name.is_empty()).map(api_group)
+                .chain(remote_groups(snapshot, aggregation).iter().map(remote_api_group)).collect::<Vec<_>>(),
         }),
         ["api", version] => resource_list(snapshot.group("")?, version)?,
         ["apis", group] => {
             let mut document = json!({"kind": "APIGroup", "apiVersion": "v1"});
-            let group = api_group(snapshot.group(group)?);
+            let group = match snapshot.group(group) {
+                Some(group) => api_group(group),
+                None => {
+                    let remotes = remote_groups(snapshot, aggregation);
+                    remote_api_group(remotes.iter().find(|(name, _)| name == group)?)
+                }
+            };
             document.as_object_mut()?.extend(group.as_object()?.clone());
             document
         }
@@ -70,6 +80,25 @@ pub fn serve(
         response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         response
     }))
+}
+
+type RemoteGroup = (String, Vec<(String, Option<Value>)>);
+
+/// The groups that other servers serve, but for those that this one serves too.
+fn remote_groups(snapshot: &Snapshot, aggregation: Option<&Aggregation>) -> Vec<RemoteGroup> {
+    let mut groups = aggregation.map(Aggregation::groups).unwrap_or_default();
+    groups.retain(|(name, _)| snapshot.group(name).is_none());
+    groups
+}
+
+fn remote_api_group((name, versions): &RemoteGroup) -> Value {
+    let versions: Vec<Value> = versions.iter().map(|(version, _)| aggregation::version_json(name, version)).collect();
+    json!({"name": name, "preferredVersion": versions[0], "versions": versions})
+}
+
+fn remote_discovery((name, versions): &RemoteGroup) -> Value {
+    let version = |(version, list): &(String, Option<Value>)| aggregation::discovery_of(name, version, list.as_ref());
+    json!({"metadata": {"name": name}, "versions": versions.iter().map(version).collect::<Vec<_>>()})
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
@@ -98,28 +127,30 @@ fn aggregated(body: &Bytes, etag: &str, headers: &HeaderMap) -> Response {
 }
 
 impl Discovery {
-    fn documents(&self, snapshot: &Snapshot) -> Arc<Documents> {
+    fn documents(&self, snapshot: &Snapshot, aggregation: Option<&Aggregation>) -> Arc<Documents> {
+        let generation = (snapshot.generation, aggregation.map_or(0, Aggregation::generation));
         let mut cached = self.cached.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(documents) = cached.as_ref().filter(|d| d.generation == snapshot.generation) {
+        if let Some(documents) = cached.as_ref().filter(|d| d.generation == generation) {
             return documents.clone();
         }
         let (core, groups): (Vec<&Group>, Vec<&Group>) = snapshot.groups.iter().partition(|g| g.name.is_empty());
         let documents = Arc::new(Documents {
-            generation: snapshot.generation,
-            core: group_discovery_list(&core),
-            groups: group_discovery_list(&groups),
+            generation,
+            core: group_discovery_list(&core, &[]),
+            groups: group_discovery_list(&groups, &remote_groups(snapshot, aggregation)),
         });
         *cached = Some(documents.clone());
         documents
     }
 }
 
-fn group_discovery_list(groups: &[&Group]) -> (Bytes, String) {
+fn group_discovery_list(groups: &[&Group], remotes: &[RemoteGroup]) -> (Bytes, String) {
     let document = json!({
         "kind": "APIGroupDiscoveryList",
         "apiVersion": "apidiscovery.k8s.io/v2",
         "metadata": {},
-        "items": groups.iter().map(|group| group_discovery(group)).collect::<Vec<_>>(),
+        "items": groups.iter().map(|group| group_discovery(group)).chain(remotes.iter().map(remote_discovery))
+            .collect::<Vec<_>>(),
     });
     let body = serde_json::to_vec(&document).expect("a JSON tree serializes");
     let etag = format!("\"{:X}\"", Sha512::digest(&body));

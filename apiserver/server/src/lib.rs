@@ -15,6 +15,7 @@
 #![allow(clippy::result_large_err)]
 
 pub mod admission;
+pub mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

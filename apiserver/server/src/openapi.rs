@@ -24,6 +24,7 @@ use skeg_machinery::openapi::{self, Discovery, Encoding, ResourcePaths, Subresou
 use skeg_machinery::status::Status;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::aggregation::Aggregation;
 use crate::discovery::verb_name;
 use crate::health::GIT_VERSION;
 use crate::negotiate;
@@ -54,6 +55,7 @@ const V2_PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0
 pub fn serve(
     openapi: &OpenApi,
     snapshot: &Snapshot,
+    aggregation: Option<&Aggregation>,
     path: &str,
     headers: &HeaderMap,
     query: &Query,
@@ -63,7 +65,7 @@ pub fn serve(
     }
     let below = path.strip_prefix(ROOT)?;
     if below.is_empty() {
-        return Some(Ok(index(snapshot, headers)));
+        return Some(Ok(index(snapshot, aggregation, headers)));
     }
     let source = source(snapshot, below.strip_prefix('/')?)?;
     Some(Ok(document(openapi, &source, headers, query)))
@@ -128,11 +130,18 @@ fn sources(snapshot: &Snapshot) -> Vec<Source> {
     names.iter().filter_map(|name| source(snapshot, name)).collect()
 }
 
-fn index(snapshot: &Snapshot, headers: &HeaderMap) -> Response {
+fn index(snapshot: &Snapshot, aggregation: Option<&Aggregation>, headers: &HeaderMap) -> Response {
     let mut paths = Map::new();
     for source in sources(snapshot) {
         let url = relative_url(&source.name, &source.hash());
         paths.insert(source.name, json!({"serverRelativeURL": url}));
+    }
+    for (group, versions) in aggregation.map(Aggregation::groups).unwrap_or_default() {
+        for (version, _) in versions {
+            // Its own server answers for it; what it changes is not known here.
+            let name = format!("apis/{group}/{version}");
+            paths.insert(name.clone(), json!({"serverRelativeURL": format!("{ROOT}/{name}")}));
+        }
     }
     let body = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree serializes");
     let etag = format!("\"{:X}\"", Sha512::digest(&body));

@@ -215,7 +215,7 @@ impl Snapshot {
 }
 
 /// Upstream's group priorities (controlplane/apiserver/aggregator.go); custom groups come last.
-fn group_rank(group: &str) -> u32 {
+pub(crate) fn group_rank(group: &str) -> u32 {
     match group {
         "" => 18000,
         "apiregistration.k8s.io" => 17990,

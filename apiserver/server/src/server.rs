@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::admission::Plugin;
+use crate::aggregation::{Aggregation, Served};
 use crate::authn::{RequestAuthenticator, impersonation};
 use crate::authz::{Authorizer, Decision, forbidden};
 use crate::crd;
@@ -88,6 +89,8 @@ pub struct Chain {
     pub specials: HashMap<(String, String, String), Arc<dyn SpecialHandler>>,
     /// By exact path.
     pub paths: HashMap<String, Arc<dyn PathHandler>>,
+    /// Group versions that other servers serve.
+    pub aggregation: Option<Arc<Aggregation>>,
     /// For /readyz, beside the server's own.
     pub ready: Vec<(String, Check)>,
 }
@@ -184,6 +187,18 @@ impl Server {
 
     pub fn now(&self) -> DateTime<Utc> {
         (self.clock)()
+    }
+
+    /// The group versions that this server serves itself.
+    pub fn served(&self) -> Served {
+        let snapshot = self.registry.snapshot();
+        let versions = snapshot.groups.iter().flat_map(|group| {
+            group.versions.iter().map(|version| {
+                let custom = version.resources.iter().all(|resource| resource.custom);
+                (group.name.clone(), version.version.clone(), custom)
+            })
+        });
+        Served { generation: snapshot.generation, versions: versions.collect() }
     }
 
     /// The whole server as a tower service: what the listener and the in-process client call.

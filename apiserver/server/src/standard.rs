@@ -60,6 +60,8 @@ pub async fn start(
     edge.start(pki, tasks, shutdown).await?;
     tasks.spawn(server.clone().follow_priorities());
     tasks.spawn(server.clone().follow_definitions());
+    let own = server.clone();
+    tasks.spawn(edge.aggregation.clone().run(Arc::new(move || own.served()), shutdown.clone()));
     Ok(server)
 }
 

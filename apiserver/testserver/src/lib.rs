@@ -194,6 +194,7 @@ impl TestServer {
         let shutdown = config.shutdown.clone();
         let server = Server::new(config);
         server.install(Chain {
+            aggregation: None,
             authenticator: RequestAuthenticator { authenticator: Arc::new(Tokens), anonymous: true },
             authorizer: Arc::new(AllBut(setup.forbidden)),
             admission: setup.admission,

@@ -33,6 +33,7 @@ use crate::admission::service_account::ServiceAccount;
 use crate::admission::service_addresses::ServiceAddresses;
 use crate::admission::storage::{PersistentVolumeClaimResize, StorageObjectInUseProtection};
 use crate::admission::webhooks::{Callers, MutatingWebhooks, ValidatingWebhooks};
+use crate::aggregation::Aggregation;
 use crate::authn::bootstrap_token::BootstrapTokens;
 use crate::authn::request_header::RequestHeader;
 use crate::authn::service_account::{IssuerError, ServiceAccountTokens, TokenIssuer};
@@ -100,6 +101,7 @@ pub struct Edge {
     node: Arc<NodeAuthorizer>,
     addresses: Arc<ServiceAddresses>,
     engine: Arc<Engine>,
+    pub aggregation: Arc<Aggregation>,
     mutating_policies: Arc<MutatingPolicies>,
     mutating: Arc<MutatingWebhooks>,
     validating_policies: Arc<ValidatingPolicies>,
@@ -122,6 +124,7 @@ impl Edge {
             Arc::new(authz::Union(vec![Arc::new(Masters), node.clone(), rbac.clone()]));
         let addresses =
             ServiceAddresses::new(options.service_networks.clone(), options.node_ports.clone(), resources.clone());
+        let aggregation = Aggregation::new(resources.clone(), pki.front_proxy_client.clone());
         let webhooks = Arc::new(Webhooks::new(resources.clone()));
         let engine = Engine { resources: resources.clone(), types: types.clone(), authorizer: authorizer.clone() };
         let engine = Arc::new(engine);
@@ -139,6 +142,7 @@ impl Edge {
             mutating_policies: Arc::new(MutatingPolicies::new(engine.clone())),
             validating_policies: Arc::new(ValidatingPolicies::new(engine.clone())),
             engine,
+            aggregation,
             mutating: Arc::new(MutatingWebhooks::new(callers.clone())),
             validating: Arc::new(ValidatingWebhooks::new(callers)),
             ready: Arc::new(AtomicBool::new(false)),
@@ -164,6 +168,7 @@ impl Edge {
             admission: self.admission(),
             specials,
             paths: paths.into_iter().map(|(path, handler)| (path.to_owned(), handler)).collect(),
+            aggregation: Some(self.aggregation.clone()),
             ready: vec![("poststarthook/rbac/bootstrap-roles".into(), check)],
         }
     }

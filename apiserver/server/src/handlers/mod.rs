@@ -52,6 +52,12 @@ pub struct Target {
 }
 
 pub async fn dispatch(call: Call) -> Result<Response, Status> {
+    if let Some(aggregation) = &call.server.chain().aggregation
+        && let Some(remote) = aggregation.find(&call.info.path)
+    {
+        let request = Request::from_parts(call.parts, into_body(call.body));
+        return aggregation.pass(&remote, &call.user, request).await;
+    }
     if !call.info.is_resource_request {
         return non_resource(call).await;
     }
@@ -123,10 +129,15 @@ async fn non_resource(call: Call) -> Result<Response, Status> {
         return Ok(response);
     }
     let snapshot = call.server.registry.snapshot();
-    if let Some(response) = crate::openapi::serve(&call.server.openapi, &snapshot, path, headers, &call.query) {
+    let aggregation = call.server.chain().aggregation.as_deref();
+    if let Some(response) =
+        crate::openapi::serve(&call.server.openapi, &snapshot, aggregation, path, headers, &call.query)
+    {
         return response;
     }
-    if let Some(response) = crate::discovery::serve(&call.server.discovery, &snapshot, path, headers, &call.query) {
+    if let Some(response) =
+        crate::discovery::serve(&call.server.discovery, &snapshot, aggregation, path, headers, &call.query)
+    {
         if !matches!(call.parts.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed());
         }

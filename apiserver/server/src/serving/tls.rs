@@ -83,9 +83,8 @@ pub fn client_config(roots: &[CertificateDer<'static>], client: Option<&Issued>)
 
 /// A client that takes any certificate: for what pods serve, which nobody vouches for.
 pub fn trusting_anything() -> ClientConfig {
-    let provider = provider();
-    let verifier = Arc::new(Anyone(provider.signature_verification_algorithms));
-    ClientConfig::builder_with_provider(provider)
+    let verifier = Arc::new(Anyone::default());
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has TLS 1.2 and 1.3")
         .dangerous()
@@ -93,8 +92,15 @@ pub fn trusting_anything() -> ClientConfig {
         .with_no_client_auth()
 }
 
+/// Takes any server certificate.
 #[derive(Debug)]
-struct Anyone(WebPkiSupportedAlgorithms);
+pub(crate) struct Anyone(WebPkiSupportedAlgorithms);
+
+impl Default for Anyone {
+    fn default() -> Self {
+        Anyone(provider().signature_verification_algorithms)
+    }
+}
 
 impl rustls::client::danger::ServerCertVerifier for Anyone {
     fn verify_server_cert(

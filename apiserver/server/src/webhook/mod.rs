@@ -20,9 +20,9 @@ use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::status::Status;
 
 pub mod conversion;
-mod dial;
+pub(crate) mod dial;
 pub mod resolve;
-mod tls;
+pub(crate) mod tls;
 
 use dial::Dialer;
 use resolve::Resolver;

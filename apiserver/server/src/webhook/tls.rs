@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use crate::pki::Issued;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -15,13 +16,25 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// A client that trusts the certificates of a PEM bundle, or the system's where it is empty.
 pub fn trusting(bundle: &[u8]) -> Result<ClientConfig, Error> {
+    client(bundle, false, None)
+}
+
+/// The same, for one that shows a certificate of its own, or takes any.
+pub fn client(bundle: &[u8], insecure: bool, own: Option<&Issued>) -> Result<ClientConfig, Error> {
     let roots: Vec<CertificateDer<'static>> = match bundle.is_empty() {
         true => system().to_vec(),
         false => rustls_pemfile::certs(&mut &bundle[..]).filter_map(Result::ok).collect(),
     };
-    let verifier = Verifier::new(roots)?;
+    let verifier: Arc<dyn ServerCertVerifier> = match insecure {
+        true => Arc::new(crate::serving::tls::Anyone::default()),
+        false => Arc::new(Verifier::new(roots)?),
+    };
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    match own {
+        Some(own) => builder.with_client_auth_cert(own.chain(), own.key_der()),
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 fn system() -> &'static [CertificateDer<'static>] {
