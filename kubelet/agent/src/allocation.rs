@@ -53,6 +53,17 @@ pub fn compute(of: Option<&ResourceRequirements>, pod: Option<&ResourceRequireme
     ]
 }
 
+/// A container's resources with the limits that it has from its pod.
+pub fn effective(of: Option<&ResourceRequirements>, pod: Option<&ResourceRequirements>) -> ResourceRequirements {
+    let mut made = of.cloned().unwrap_or_default();
+    for name in ["cpu", "memory"] {
+        if let Some(limit) = pod.and_then(|r| r.limits.as_ref()?.get(name)) {
+            made.limits.get_or_insert_default().entry(name.to_string()).or_insert_with(|| limit.clone());
+        }
+    }
+    made
+}
+
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     pod::init_containers(pod).iter().chain(&pod::spec(pod).containers)
 }
@@ -155,10 +166,11 @@ impl Allocations {
         self.lock().get(uid).map(|record| record.actuated.clone()).unwrap_or_default()
     }
 
-    /// A container's resources were put in force.
-    pub fn container_actuated(&self, uid: &str, name: &str, resources: Option<&ResourceRequirements>) {
-        self.change(uid, |record| {
-            record.actuated.containers.insert(name.to_string(), resources.cloned().unwrap_or_default());
+    /// The resources of a container of a pod were put in force, with the limits that it has from the pod.
+    pub fn container_actuated(&self, pod: &Pod, container: &Container) {
+        let resources = effective(container.resources.as_ref(), pod::spec(pod).resources.as_ref());
+        self.change(pod::uid(pod), |record| {
+            record.actuated.containers.insert(container.name.clone(), resources);
         });
     }
 
@@ -206,7 +218,7 @@ mod tests {
         let allocations = Allocations::load(&dir);
         assert_eq!(cpu(&allocations.granted(&pod("1"))), "1", "nothing was decided");
         allocations.grant(&pod("1"));
-        allocations.container_actuated("u", "c", pod::spec(&pod("1")).containers[0].resources.as_ref());
+        allocations.container_actuated(&pod("1"), &pod::spec(&pod("1")).containers[0]);
         assert_eq!(cpu(&allocations.granted(&pod("2"))), "1");
         assert_eq!(cpu(&allocations.granted(&pod("1000m"))), "1000m", "the same number");
         let again = Allocations::load(&dir);

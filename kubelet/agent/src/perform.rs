@@ -295,7 +295,7 @@ async fn try_start(
         .map_err(|e| fail("CreateContainerError", e.to_string()))?;
     agent.recorder.container(pod, list, &container.name, Type::Normal, "Created", "Container created");
     if kind != Kind::Ephemeral {
-        agent.allocations.container_actuated(pod::uid(pod), &container.name, container.resources.as_ref());
+        agent.allocations.container_actuated(pod, container);
     }
     agent.runtime.start_container(&id).await.map_err(|e| fail("RunContainerError", e.to_string()))?;
     agent.recorder.container(pod, list, &container.name, Type::Normal, "Started", "Container started");

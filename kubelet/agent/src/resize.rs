@@ -6,7 +6,7 @@ use crate::allocation::{PodResources, compute};
 use crate::observed::{Observed, State};
 use crate::pod;
 use crate::resources;
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,8 +19,6 @@ pub struct Update {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// What is to be in force.
-    pub wanted: ResourceRequirements,
     /// The memory limit, if it gets smaller.
     pub shrinks_to: Option<i64>,
 }
@@ -57,7 +55,7 @@ pub fn plan(pod: &Pod, observed: &Observed, actuated: &PodResources, memory: i64
         let wanted = compute(container.resources.as_ref(), own);
         let known = actuated.containers.get(&container.name);
         let current = match (known, &seen.resources) {
-            (Some(known), _) => compute(Some(known), actuated.pod.as_ref().or(own)),
+            (Some(known), _) => compute(Some(known), None),
             // Made by an agent that kept no record: the runtime says what is in force.
             (None, Some(linux)) => {
                 let all = resources::container_resources(pod, container, memory, hugepages);
@@ -76,12 +74,8 @@ pub fn plan(pod: &Pod, observed: &Observed, actuated: &PodResources, memory: i64
             continue;
         }
         let smaller = |index: usize| wanted[index] < current[index].or(Some(i64::MAX)) && wanted[index].is_some();
-        let update = Update {
-            id: seen.id.clone(),
-            name: container.name.clone(),
-            wanted: container.resources.clone().unwrap_or_default(),
-            shrinks_to: wanted[3].filter(|_| smaller(3)),
-        };
+        let update =
+            Update { id: seen.id.clone(), name: container.name.clone(), shrinks_to: wanted[3].filter(|_| smaller(3)) };
         if smaller(3) || smaller(1) { made.updates.insert(0, update) } else { made.updates.push(update) }
     }
     made
@@ -95,12 +89,11 @@ pub async fn perform(agent: &Agent, pod: &Pod, plan: &ResizePlan) -> Result<(), 
     if let Some(cgroups) = cgroups {
         cgroups.raise_pod(pod).map_err(|e| format!("failed to set pod cgroup: {e}"))?;
     }
-    let uid = pod::uid(pod);
     for update in &plan.updates {
         let Some(container) = resizable(pod).find(|c| c.name == update.name) else { continue };
         let values = update_values(agent, pod, container);
         agent.runtime.update_container_resources(&update.id, values).await.map_err(|e| e.to_string())?;
-        agent.allocations.container_actuated(uid, &update.name, Some(&update.wanted));
+        agent.allocations.container_actuated(pod, container);
     }
     if let Some(cgroups) = cgroups {
         cgroups.ensure_pod(pod).map_err(|e| format!("failed to set pod cgroup: {e}"))?;

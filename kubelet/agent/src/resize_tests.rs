@@ -3,6 +3,7 @@
 use super::*;
 use crate::labels::Recorded;
 use crate::observed::Container as Seen;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 
 fn resources(text: &str) -> ResourceRequirements {
     // `cpu=1/2 memory=3/4`: request/limit.
@@ -85,6 +86,27 @@ fn what_differs_is_updated_or_restarted_and_what_shrinks_goes_first() {
     let pod = pod(&[("a", "cpu=9/9")], "NotRequired");
     assert!(plan(&pod, &Observed::default(), &actuated(&[("a", "cpu=1/1")]), 1 << 30, &[]).is_empty(), "nothing runs");
     assert!(plan(&pod, &running(&["a"]), &PodResources::default(), 1 << 30, &[]).is_empty(), "nothing is known");
+}
+
+#[test]
+fn a_limit_of_the_pod_restarts_a_container_that_has_none_once() {
+    let limited = |limit: &str| {
+        let mut pod = pod(&[("a", "memory=1/")], "RestartContainer");
+        pod.spec.as_mut().unwrap().resources = Some(resources(&format!("memory=1/{limit}")));
+        pod
+    };
+    let (before, after) = (limited("20"), limited("30"));
+    let started = |pod: &Pod| {
+        let container = &pod::spec(pod).containers[0];
+        let own = pod::spec(pod).resources.as_ref();
+        (container.name.clone(), crate::allocation::effective(container.resources.as_ref(), own))
+    };
+    let mut known = PodResources { pod: pod::spec(&before).resources.clone(), containers: [started(&before)].into() };
+    assert!(plan(&before, &running(&["a"]), &known, 1 << 30, &[]).is_empty());
+    assert_eq!(show(&plan(&after, &running(&["a"]), &known, 1 << 30, &[])), "restart id-a");
+    known.containers = [started(&after)].into();
+    let left = plan(&after, &running(&["a"]), &known, 1 << 30, &[]);
+    assert!(left.restarts.is_empty() && left.pod, "only the pod's own limit is left to do");
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 use crate::agent::{Agent, PodView, Wake};
 use crate::backoff::Backoff;
+use crate::cgroup::Cgroups;
 use crate::events::Type;
 use crate::image_volumes;
 use crate::kill;
@@ -339,6 +340,10 @@ impl Worker {
         self.orders.restart = resize.restarts.iter().cloned().collect();
         self.orders.replaced.retain(|name| self.observed.container(name).is_some_and(|c| c.state == State::Exited));
         let plan = plan::plan(Timestamp::now(), &pod, &self.observed, &probes, &self.backoff, &self.orders);
+        if !resize.restarts.is_empty() {
+            // They start with more than the pod has room for so far.
+            self.set_cgroup(&pod, Cgroups::raise_pod);
+        }
         // Upstream kills and starts in one step, so that a container that is only replaced never shows as ended.
         let quiet = std::mem::take(&mut self.replacing) && plan.starts_all(&pod, &self.orders.replaced);
         if !quiet {
@@ -400,11 +405,19 @@ impl Worker {
             if let Some(done) = self.resizing.take() {
                 let text = resize::event("completed", pod, done.generation, "");
                 self.agent.recorder.pod(pod, Type::Normal, "ResizeCompleted", text);
+                // Containers that were restarted have less now: so may their pod.
+                self.set_cgroup(pod, Cgroups::ensure_pod);
             }
         } else if self.resizing.is_none() {
             self.resizing = Some(InProgress { error: None, generation: pod.metadata.generation, since: now });
         }
         plan
+    }
+
+    fn set_cgroup(&self, pod: &Pod, set: fn(&Cgroups, &Pod) -> std::io::Result<()>) {
+        if let Some(Err(error)) = self.agent.cgroups.as_ref().map(|cgroups| set(cgroups, pod)) {
+            tracing::warn!(pod = pod::title(pod), %error, "pod cgroup not resized");
+        }
     }
 
     /// Changes running containers in place to what was granted; says whether anything was changed.
