@@ -34,6 +34,7 @@ fn slice(name: &str, n: u32, endpoints: u32) -> SliceView {
     SliceView {
         service: name.into(),
         ipv6: false,
+        foreign: false,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         endpoints: (0..endpoints).map(endpoint).collect(),
     }

@@ -1,5 +1,6 @@
 //! What the agent keeps of Services, EndpointSlices and Nodes: the few fields that plans and DNS answers read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ pub struct ServiceView {
     pub internal_local: bool,
     pub external_local: bool,
     pub health_check_node_port: Option<u16>,
-    /// Another proxy serves it (label `service.kubernetes.io/service-proxy-name`).
+    /// Another proxy serves it, or none: see [`NOT_PROXIED`].
     pub foreign: bool,
 }
 
@@ -113,9 +114,16 @@ impl ServiceView {
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             health_check_node_port: spec.health_check_node_port.filter(|_| has_nodes).and_then(port),
-            foreign: labels.is_some_and(|l| l.contains_key("service.kubernetes.io/service-proxy-name")),
+            foreign: labels.is_some_and(not_proxied),
         }
     }
+}
+
+/// Labels of Services and EndpointSlices that the cluster's service proxy leaves alone, whatever their values.
+const NOT_PROXIED: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
+fn not_proxied(labels: &BTreeMap<String, String>) -> bool {
+    NOT_PROXIED.iter().any(|label| labels.contains_key(*label))
 }
 
 fn project_port(p: &k8s_openapi::api::core::v1::ServicePort) -> Option<ServicePort> {
@@ -160,6 +168,8 @@ pub struct SliceView {
     /// Name of the Service in the slice's namespace.
     pub service: Arc<str>,
     pub ipv6: bool,
+    /// Not for the service proxy: see [`NOT_PROXIED`].
+    pub foreign: bool,
     pub ports: Vec<SlicePort>,
     pub endpoints: Vec<EndpointView>,
 }
@@ -188,7 +198,8 @@ pub struct EndpointView {
 impl SliceView {
     /// The fields that matter; None for slices of no service or of host names.
     pub fn project(slice: &EndpointSlice) -> Option<Self> {
-        let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?;
+        let labels = slice.metadata.labels.as_ref()?;
+        let service = labels.get("kubernetes.io/service-name")?;
         let ipv6 = match slice.address_type.as_str() {
             "IPv4" => false,
             "IPv6" => true,
@@ -226,7 +237,13 @@ impl SliceView {
                     .collect(),
             })
         });
-        Some(Self { service: service.as_str().into(), ipv6, ports: ports.collect(), endpoints: endpoints.collect() })
+        Some(Self {
+            service: service.as_str().into(),
+            ipv6,
+            foreign: not_proxied(labels),
+            ports: ports.collect(),
+            endpoints: endpoints.collect(),
+        })
     }
 }
 

@@ -166,6 +166,7 @@ fn slice(endpoints: Vec<EndpointView>) -> SliceView {
     SliceView {
         service: "web".into(),
         ipv6: false,
+        foreign: false,
         ports: vec![port("http", Protocol::Tcp, 8080), port("echo", Protocol::Udp, 5353)],
         endpoints,
     }

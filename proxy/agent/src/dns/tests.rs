@@ -34,7 +34,7 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> EndpointView 
 fn set(zone: &mut Zone, namespace: &str, name: &str, service: ServiceView, endpoints: Vec<EndpointView>) {
     let key = ObjectKey::new(namespace, name);
     let ports = vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }];
-    let slice = SliceView { service: name.into(), ipv6: false, ports, endpoints };
+    let slice = SliceView { service: name.into(), ipv6: false, foreign: false, ports, endpoints };
     zone.set_service(key.clone(), Some(Arc::new(service)));
     zone.set_slice(key, "slice".into(), Some(Arc::new(slice)));
 }

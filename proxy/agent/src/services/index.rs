@@ -116,7 +116,7 @@ impl Index {
         for (key, entry) in &self.entries {
             let Some(port) = entry.service.as_ref().and_then(|s| s.health_check_node_port) else { continue };
             let mut local = BTreeSet::new();
-            for slice in entry.slices.values() {
+            for slice in entry.slices.values().filter(|s| !s.foreign) {
                 let here = |e: &&crate::model::EndpointView| e.ready && e.node.as_deref() == Some(&*self.node.name);
                 local.extend(slice.endpoints.iter().filter(here).map(|e| e.address));
             }

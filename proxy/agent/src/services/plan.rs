@@ -79,7 +79,7 @@ pub fn plan<'a>(
     let ranges: Arc<[IpNet]> = service.source_ranges.clone().into();
     for port in &service.ports {
         for ipv6 in families(service) {
-            let candidates = candidates(port, slices.clone().filter(|s| s.ipv6 == ipv6), node);
+            let candidates = candidates(port, slices.clone().filter(|s| s.ipv6 == ipv6 && !s.foreign), node);
             out.local.extend(candidates.iter().filter(|c| c.local).map(|c| c.address.0));
             let usable = usable(&candidates, node, zone);
             let any = !usable.cluster.is_empty() || !usable.local.is_empty();

@@ -58,6 +58,7 @@ fn slice(endpoints: Vec<EndpointView>) -> SliceView {
     SliceView {
         service: "web".into(),
         ipv6: endpoints.first().is_some_and(|e| e.address.is_ipv6()),
+        foreign: false,
         ports: vec![
             SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 },
             SlicePort { name: "dns".into(), protocol: Protocol::Udp, port: 5353 },
@@ -339,6 +340,28 @@ fn headless_external_name_and_foreign_services_are_not_programmed() {
     for service in quiet {
         let node = Node::with(service, two());
         assert_eq!(node.ruleset.count(Family::Ipv4, TABLE, "services"), 0);
+    }
+}
+
+#[test]
+fn endpoints_that_are_not_for_the_proxy_get_no_connections() {
+    let mut node = Node::with(service("10.96.0.1"), two());
+    let foreign = SliceView { foreign: true, ..slice(two()) };
+    node.set("web", Some(service("10.96.0.1")), Some(foreign));
+    assert_eq!(node.trace(POD, "10.96.0.1:80"), fate(Fate::Reset));
+    assert_eq!(node.trace(OUTSIDE, "10.96.0.1:80"), fate(Fate::Reset));
+}
+
+#[test]
+fn labels_say_what_is_not_for_the_proxy() {
+    for label in ["service.kubernetes.io/headless", "service.kubernetes.io/service-proxy-name"] {
+        let labels = |extra: &str| serde_json::json!({"labels": {"kubernetes.io/service-name": "web", extra: ""}});
+        let slice = |extra| serde_json::json!({"metadata": labels(extra), "addressType": "IPv4", "endpoints": []});
+        let view = |extra| SliceView::project(&serde_json::from_value(slice(extra)).unwrap()).unwrap();
+        assert!(view(label).foreign, "{label}");
+        assert!(!view("other").foreign);
+        let service = serde_json::json!({"metadata": labels(label), "spec": {"clusterIP": "10.96.0.1"}});
+        assert!(ServiceView::project(&serde_json::from_value(service).unwrap()).foreign, "{label}");
     }
 }
 
