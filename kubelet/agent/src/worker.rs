@@ -530,12 +530,20 @@ impl Worker {
                 }
             }
         };
-        tokio::select! {
-            killed = kill::pod(&self.agent, &desired.pod, &self.observed, overriding) => match killed {
-                Ok(()) => Step::Again,
-                Err(_) => Step::Wait(Some(Timestamp::now() + SignedDuration::from_secs(1))),
-            },
-            () = shorter => Step::Again,
+        let (agent, observed) = (self.agent.clone(), self.observed.clone());
+        let killing = kill::pod(&agent, &desired.pod, &observed, overriding);
+        let (mut killing, mut shorter) = (std::pin::pin!(killing), std::pin::pin!(shorter));
+        let wake = self.wake.notify.clone();
+        loop {
+            tokio::select! {
+                killed = &mut killing => return match killed {
+                    Ok(()) => Step::Again,
+                    Err(_) => Step::Wait(Some(Timestamp::now() + SignedDuration::from_secs(1))),
+                },
+                () = &mut shorter => return Step::Again,
+                // What ends gracefully is still probed: services send nothing more to what says that it is not ready.
+                () = wake.notified() => self.publish(desired, false, false),
+            }
         }
     }
 
