@@ -114,7 +114,8 @@ fn candidates<'a>(port: &ServicePort, slices: impl Iterator<Item = &'a SliceView
         for e in &slice.endpoints {
             let candidate = Candidate {
                 address: (e.address, target.port),
-                ready: e.ready && !e.terminating,
+                // Of a Service that publishes what is not ready, one that ends is ready still.
+                ready: e.ready,
                 serving_terminating: e.serving && e.terminating,
                 local: e.node.as_deref() == Some(node),
                 zone_hints: &e.zone_hints,

@@ -250,6 +250,10 @@ fn terminating_endpoints_serve_only_when_none_is_ready() {
         |address, node, serving| EndpointView { ready: false, serving, terminating: true, ..endpoint(address, node) };
     let mut node = Node::with(service("10.96.0.1"), vec![two()[0].clone(), ending("10.244.2.5", "node-2", true)]);
     assert_eq!(node.trace(POD, "10.96.0.1:80"), sent(&TWO[..1], false));
+    // Where the Service publishes what is not ready.
+    let published = EndpointView { ready: true, ..ending("10.244.1.5", NODE, false) };
+    node.set("web", Some(service("10.96.0.1")), Some(slice(vec![published])));
+    assert_eq!(node.trace(POD, "10.96.0.1:80"), sent(&TWO[..1], false));
     let all_ending = vec![ending("10.244.1.5", NODE, true), ending("10.244.2.5", "node-2", false)];
     node.set("web", Some(service("10.96.0.1")), Some(slice(all_ending)));
     assert_eq!(node.trace(POD, "10.96.0.1:80"), sent(&TWO[..1], false));
