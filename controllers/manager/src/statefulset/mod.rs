@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hashbrown::HashSet;
 use serde_json::{Value, json};
 use skeg_controller_runtime::objects::{ControllerRevision, PersistentVolumeClaim, Pod, StatefulSet};
 use skeg_controller_runtime::{
@@ -268,7 +267,6 @@ impl StatefulSets {
         if set.spec.volume_claim_templates.is_empty() {
             return Ok(());
         }
-        let known: HashSet<Str> = pods.iter().map(|p| p.metadata.uid.clone()).collect();
         for pod in pods {
             let Some((_, ordinal)) = plan::parent_and_ordinal(&pod.metadata.name) else { continue };
             let owner = Owner {
@@ -281,10 +279,8 @@ impl StatefulSets {
             for (_, name) in plan::claims(set, ordinal) {
                 let Some(claim) = self.claims.find(&set.metadata.namespace, &name) else { continue };
                 let have = &claim.metadata.owners;
-                let want = plan::claim_owners(set, &set.controller_ref(), Some(&owner), ordinal, have, &known);
-                let uids = |o: &[Owner]| o.iter().map(|o| o.uid.clone()).collect::<HashSet<_>>();
-                if uids(have) != uids(&want) {
-                    let body: Value = json!({"metadata": {"ownerReferences": want}});
+                if let Some(owners) = plan::claim_owners(set, &set.controller_ref(), &owner, ordinal, have) {
+                    let body: Value = json!({"metadata": {"ownerReferences": owners}});
                     self.claims.patch_exact(&claim.metadata, "", body).await?;
                 }
             }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashSet;
 use serde_json::{Value, json};
 use skeg_controller_runtime::objects::{ClaimRetention, Phase, Pod, StatefulSet, StatefulSetStatus};
 use skeg_controller_runtime::{Owner, Str, Timestamp};
@@ -283,30 +282,39 @@ pub fn claim(set: &StatefulSet, template: &Value, name: &str) -> Value {
     body
 }
 
-/// The owners that a claim should have by the retention policy; `pod`: the condemned pod that still uses it.
+/// The owners that a claim should have, so that it goes with its set or its pod as the policy says. `None`: those that it
+/// has, or they are not ours to change: an earlier set or pod of the same name left its mark, and its garbage is collected.
 pub fn claim_owners(
     set: &StatefulSet,
     set_owner: &Owner,
-    pod: Option<&Owner>,
+    pod: &Owner,
     ordinal: i64,
     current: &[Owner],
-    known_pods: &HashSet<Str>,
-) -> Vec<Owner> {
-    let policy = set
-        .spec
-        .persistent_volume_claim_retention_policy
-        .clone()
-        .unwrap_or_else(|| ClaimRetention { when_deleted: "Retain".into(), when_scaled: "Retain".into() });
-    let condemned = !in_range(set, ordinal);
-    let by_pod = condemned && policy.when_scaled == "Delete";
+) -> Option<Vec<Owner>> {
+    let keep = || ClaimRetention { when_deleted: "Retain".into(), when_scaled: "Retain".into() };
+    let policy = set.spec.persistent_volume_claim_retention_policy.clone().unwrap_or_else(keep);
+    let group = |o: &Owner| o.api_version.split_once('/').map_or("", |(group, _)| group).to_owned();
+    let same = |a: &Owner, b: &Owner| a.kind == b.kind && a.name == b.name && group(a) == group(b);
+    let ours = |o: &Owner| same(o, set_owner) || same(o, pod);
+    if current.iter().any(|o| ours(o) && o.uid != set_owner.uid && o.uid != pod.uid) {
+        return None;
+    }
+    let manages = policy.when_deleted == "Delete" || policy.when_scaled == "Delete";
+    let other_controller = manages && current.iter().any(|o| o.controller && !ours(o));
+    let by_pod = policy.when_scaled == "Delete" && !in_range(set, ordinal);
     let by_set = policy.when_deleted == "Delete" && !by_pod;
-    let ours = |o: &Owner| o.uid == set_owner.uid || known_pods.contains(&o.uid);
     let mut out: Vec<Owner> = current.iter().filter(|o| !ours(o)).cloned().collect();
-    if by_set {
-        out.push(Owner { block_owner_deletion: false, ..set_owner.clone() });
+    let controls = |o: &Owner| Owner { controller: true, block_owner_deletion: true, ..o.clone() };
+    if by_set && !other_controller {
+        out.push(controls(set_owner));
     }
-    if by_pod && let Some(pod) = pod {
-        out.push(pod.clone());
+    if by_pod && !other_controller {
+        out.push(controls(pod));
     }
-    out
+    let told = |list: &[Owner]| {
+        let mut told: Vec<_> = list.iter().map(|o| (o.uid.clone(), o.controller)).collect();
+        told.sort();
+        told
+    };
+    (told(&out) != told(current)).then_some(out)
 }

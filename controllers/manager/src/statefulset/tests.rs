@@ -128,18 +128,44 @@ fn a_pod_has_its_name_its_service_and_its_claims() {
 
 #[test]
 fn claims_are_kept_or_owned_as_the_policy_says() {
-    let owner = |uid: &str| skeg_controller_runtime::Owner { uid: uid.into(), ..Default::default() };
+    let owner = |kind: &str, name: &str, uid: &str, controller: bool| skeg_controller_runtime::Owner {
+        kind: kind.into(),
+        name: name.into(),
+        uid: uid.into(),
+        controller,
+        ..Default::default()
+    };
     let policy = |deleted: &str, scaled: &str| {
         set(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}))
     };
-    let known = ["p".into()].into_iter().collect();
-    for (name, set, ordinal, expected) in [
-        ("kept", policy("Retain", "Retain"), 0, vec![]),
-        ("goes with the set", policy("Delete", "Retain"), 0, vec!["s"]),
-        ("in range: stays", policy("Retain", "Delete"), 0, vec![]),
-        ("scaled away: goes with the pod", policy("Delete", "Delete"), 7, vec!["p"]),
+    let (ours, pod) = (owner("StatefulSet", "db", "s", true), owner("Pod", "db-0", "p", false));
+    let map = owner("ConfigMap", "m", "m", false);
+    let other = owner("StatefulSet", "unknown", "x", true);
+    let mut loose = ours.clone();
+    loose.controller = false;
+    for (name, set, ordinal, current, expected) in [
+        ("kept", policy("Retain", "Retain"), 0, vec![], None),
+        ("goes with the set", policy("Delete", "Retain"), 0, vec![], Some(vec!["s"])),
+        ("it does already", policy("Delete", "Retain"), 0, vec![ours.clone()], None),
+        ("its mark is no controller's", policy("Delete", "Retain"), 0, vec![loose], Some(vec!["s"])),
+        ("in range: stays", policy("Retain", "Delete"), 0, vec![], None),
+        ("scaled away: goes with the pod", policy("Delete", "Delete"), 7, vec![ours.clone()], Some(vec!["p"])),
+        ("no policy any more", policy("Retain", "Retain"), 0, vec![ours.clone(), map.clone()], Some(vec!["m"])),
+        ("others that own it stay", policy("Delete", "Retain"), 0, vec![map], Some(vec!["m", "s"])),
+        ("another controls it", policy("Delete", "Delete"), 0, vec![other.clone()], None),
+        ("another controls it too", policy("Delete", "Delete"), 0, vec![other, ours], Some(vec!["x"])),
+        (
+            "an earlier set of this name",
+            policy("Delete", "Delete"),
+            0,
+            vec![owner("StatefulSet", "db", "old", true)],
+            None,
+        ),
     ] {
-        let owners = claim_owners(&set, &owner("s"), Some(&owner("p")), ordinal, &[], &known);
-        assert_eq!(owners.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>(), expected, "{name}");
+        let set_owner = owner("StatefulSet", "db", "s", true);
+        let owners = claim_owners(&set, &set_owner, &pod, ordinal, &current);
+        let uids = owners.as_ref().map(|list| list.iter().map(|o| o.uid.as_str()).collect::<Vec<_>>());
+        assert_eq!(uids, expected, "{name}");
+        assert!(owners.iter().flatten().all(|o| o.controller || o.uid == "m"), "{name}");
     }
 }
