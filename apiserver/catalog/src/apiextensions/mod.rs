@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skeg_machinery::field::{Error, ErrorList, Path};
+use skeg_machinery::jsonpath::JsonPath;
+use skeg_machinery::structural::is_known_format;
+use skeg_machinery::text::quote;
 use skeg_machinery::validation as rules;
 
 use crate::admissionregistration::check_client;
@@ -38,6 +41,8 @@ pub fn custom_resource_definition() -> ResourceSpec {
             check: |crd| check(crd, None),
             update: |_, crd, _| store_version(crd),
             check_update: |crd, old| check(crd, Some(old)),
+            warn: warnings,
+            unconditional_update: false,
             ..Rules::BASE
         })
         .build()
@@ -118,9 +123,65 @@ fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
             }
         }
     }
+    check_approval(&mut e, crd, old);
     check_status(&mut e, crd);
     stored_versions(&mut e, crd);
     e
+}
+
+/// A definition in a group of the Kubernetes project says who approved it; an update may leave what there was.
+fn check_approval(e: &mut ErrorList, crd: &Value, old: Option<&Value>) {
+    let annotation = |crd: &Value| crd.member("metadata.annotations", status::APPROVED).unwrap_or("").to_owned();
+    let state = |text: &str| status::approval(text).map(|_| ()).map_err(|(reason, _)| reason);
+    let text = annotation(crd);
+    if !status::is_protected(crd.text("spec.group")) || old.is_some_and(|old| state(&annotation(old)) == state(&text)) {
+        return;
+    }
+    let at = Path::new("metadata").child("annotations").key(status::APPROVED);
+    match status::approval(&text) {
+        Err(("MissingAnnotation", why)) => e.required(&at, &why),
+        Err(("InvalidAnnotation", why)) => e.invalid(&at, text, why),
+        _ => {}
+    }
+}
+
+/// Formats that are not enforced are passed over; new ones are told.
+fn warnings(crd: &Value, old: Option<&Value>) -> Vec<String> {
+    let formats = |crd: &Value| {
+        let mut found = Vec::new();
+        for version in crd.list("spec.versions") {
+            unknown_formats(version.at("schema.openAPIV3Schema"), &mut found);
+        }
+        found
+    };
+    let known = old.map(formats).unwrap_or_default();
+    let new = formats(crd).into_iter().filter(|format| !known.contains(format));
+    new.map(|format| format!("unrecognized format {}", quote(&format))).collect()
+}
+
+fn unknown_formats(schema: &Value, found: &mut Vec<String>) {
+    if !schema.is_object() {
+        return;
+    }
+    let (kind, format) = (schema.text("type"), schema.text("format"));
+    let known = match kind {
+        "" | "string" => is_known_format(format),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
+    };
+    if !format.is_empty() && !known {
+        found.push(format.to_owned());
+    }
+    for (_, below) in schema.entries("properties") {
+        unknown_formats(below, found);
+    }
+    for member in ["items", "additionalProperties", "not"] {
+        unknown_formats(schema.at(member), found);
+    }
+    for member in ["allOf", "anyOf", "oneOf"] {
+        schema.list(member).iter().for_each(|below| unknown_formats(below, found));
+    }
 }
 
 fn stored_versions(e: &mut ErrorList, crd: &Value) {
@@ -162,6 +223,7 @@ fn versions(e: &mut ErrorList, path: &Path, spec: &Value) {
             e.invalid(&at.child("name"), name, problems.join(","));
         }
         check_version(e, &at, version);
+        selectable_fields(e, &at.child("selectableFields"), version);
     }
     let names: BTreeSet<&str> = all.iter().map(|version| version.text("name")).collect();
     let value = spec.at("versions");
@@ -191,7 +253,9 @@ fn check_version(e: &mut ErrorList, path: &Path, version: &Value) {
     }
     let root = version.at("schema.openAPIV3Schema");
     if !root.is_null() {
-        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root);
+        let status =
+            version.at("subresources").map("").is_some_and(|parts| parts.get("status").is_some_and(Value::is_object));
+        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root, status);
     }
     if version.has("subresources.scale") {
         scale(e, &path.child("subresources").child("scale"), version.at("subresources.scale"));
@@ -207,33 +271,80 @@ fn check_version(e: &mut ErrorList, path: &Path, version: &Value) {
             }
             _ => {}
         }
-        if column.text("jsonPath").is_empty() {
-            e.required(&at.child("jsonPath"), "");
+        let path = column.text("jsonPath");
+        if e.need(&at.child("jsonPath"), path) {
+            simple_path(e, &at.child("jsonPath"), path);
         }
     }
-    let fields = version.list("selectableFields");
-    if fields.len() > 8 {
-        e.add(Error::too_many(&path.child("selectableFields"), fields.len() as i64, 8));
-    }
-    for (index, field) in fields.iter().enumerate() {
-        let at = path.child("selectableFields").index(index).child("jsonPath");
+}
+
+/// Each leads to a scalar of the schema, outside of metadata, and none is there twice.
+fn selectable_fields(e: &mut ErrorList, path: &Path, version: &Value) {
+    const MOST: usize = 8;
+    let mut seen = BTreeSet::new();
+    for (index, field) in version.list("selectableFields").iter().enumerate() {
+        let at = path.index(index).child("jsonPath");
         let target = field.text("jsonPath");
-        if e.need(&at, target) && fields[..index].iter().any(|other| other.text("jsonPath") == target) {
+        if !e.need(&at, target) {
+            continue;
+        }
+        let parsed = JsonPath::parse(target).ok();
+        let Some(names) = parsed.as_ref().and_then(JsonPath::members).filter(|names| !names.is_empty()) else {
+            e.invalid(&at, target, "is an invalid path: does not refer to a valid field");
+            continue;
+        };
+        let below = |schema: &'_ Value, name: &&str| -> Option<Value> {
+            let own = schema.map("properties").and_then(|all| all.get(*name)).cloned();
+            own.or_else(|| Some(schema.at("additionalProperties").clone()).filter(Value::is_object))
+        };
+        let root = version.at("schema.openAPIV3Schema").clone();
+        let found = names.iter().try_fold(root, |schema, name| below(&schema, name));
+        if names[0] == "metadata" {
+            e.invalid(&at, target, "must not point to fields in metadata");
+        } else {
+            match found {
+                None => {
+                    e.invalid(&at, target, "is an invalid path: does not refer to a valid field");
+                    continue;
+                }
+                Some(found) if !["string", "boolean", "integer"].contains(&found.text("type")) => {
+                    let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+                    e.invalid(&at, target, detail);
+                }
+                Some(_) => {}
+            }
+        }
+        if !seen.insert(names.join(".")) {
             e.duplicate(&at, target);
         }
     }
+    if seen.len() > MOST {
+        e.add(Error::too_many(path, seen.len() as i64, MOST as i64));
+    }
+}
+
+fn simple_path(e: &mut ErrorList, at: &Path, path: &str) -> bool {
+    let good = path.starts_with('.');
+    if !good {
+        e.invalid(at, path, "must be a simple json path starting with .");
+    }
+    good
 }
 
 fn scale(e: &mut ErrorList, path: &Path, scale: &Value) {
     for (member, start) in [("specReplicasPath", ".spec."), ("statusReplicasPath", ".status.")] {
         let target = scale.text(member);
-        if e.need(&path.child(member), target) && !target.starts_with(start) {
+        let at = path.child(member);
+        if e.need(&at, target) && simple_path(e, &at, target) && !target.starts_with(start) {
             let detail = format!("should be a json path under {}", &start[..start.len() - 1]);
             e.invalid(&path.child(member), target, detail);
         }
     }
     let selector = scale.text("labelSelectorPath");
-    if !selector.is_empty() && !selector.starts_with(".spec.") && !selector.starts_with(".status.") {
+    let at = path.child("labelSelectorPath");
+    let good = selector.is_empty()
+        || (simple_path(e, &at, selector) && [".spec.", ".status."].iter().any(|start| selector.starts_with(start)));
+    if !good && selector.starts_with('.') {
         let detail = "should be a json path under either .spec or .status";
         e.invalid(&path.child("labelSelectorPath"), selector, detail);
     }

@@ -12,7 +12,8 @@ use crate::json::{Read, Write};
 
 /// Keeps a definition until its objects are gone.
 pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
-const APPROVED: &str = "api-approved.kubernetes.io";
+/// The annotation that says who approved a definition of a protected group.
+pub const APPROVED: &str = "api-approved.kubernetes.io";
 
 /// The status that `crd` should have beside the `others`, all as they are now, at `now` (RFC 3339); `None` when it has it.
 pub fn next(crd: &Value, others: &[&Value], now: &str) -> Option<Value> {

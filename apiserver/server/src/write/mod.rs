@@ -28,6 +28,7 @@ pub mod create;
 pub mod delete;
 pub mod managed;
 pub mod patch;
+mod repeated;
 pub mod update;
 
 pub const OPTIMISTIC_LOCK: &str =

@@ -7,6 +7,7 @@ use skeg_machinery::schema::TypeRef;
 use skeg_machinery::status::{Status, StatusDetails};
 
 use super::Write;
+use super::repeated::repeated_keys;
 use crate::object;
 use crate::query::FieldValidation;
 
@@ -19,8 +20,15 @@ pub enum Patch {
     Json(Bytes),
     Merge(Bytes),
     Strategic(Bytes),
-    /// Server-side apply: the applied configuration.
-    Apply(Value),
+    /// Server-side apply.
+    Apply(Applied),
+}
+
+/// An applied configuration.
+pub struct Applied {
+    pub config: Value,
+    /// What is wrong with its text: keys that are there twice.
+    repeated: Option<String>,
 }
 
 impl Patch {
@@ -36,7 +44,7 @@ impl Patch {
                 if !tree.is_object() {
                     return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
                 }
-                Ok(Patch::Apply(tree))
+                Ok(Patch::Apply(Applied { config: tree, repeated: repeated_keys(&body) }))
             }
             _ => Err(unsupported(custom)),
         }
@@ -45,7 +53,9 @@ impl Patch {
     /// The new object in the request's version, decoded and defaulted; `live` is absent only for apply.
     pub fn apply(&self, write: &Write<'_>, live: Option<&Value>) -> Result<Value, Status> {
         if let Patch::Apply(applied) = self {
-            return super::managed::apply(write, live, applied);
+            let value = super::managed::apply(write, live, &applied.config)?;
+            applied.check(write)?;
+            return Ok(value);
         }
         let Some(current) = live else {
             return Err(Status::not_found(&write.resource.group_resource, write.name));
@@ -83,6 +93,20 @@ impl Patch {
             Patch::Apply(_) => return Err(unsupported(false)),
         };
         Ok((decoded.value, decoded.warnings))
+    }
+}
+
+impl Applied {
+    /// Refuses or warns as the request's fieldValidation says.
+    fn check(&self, write: &Write<'_>) -> Result<(), Status> {
+        match (&self.repeated, write.parameters.field_validation) {
+            (Some(why), FieldValidation::Strict) => {
+                return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
+            }
+            (Some(why), FieldValidation::Warn) => write.warn([why.clone()]),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
