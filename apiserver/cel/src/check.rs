@@ -255,7 +255,7 @@ impl<'e> Checker<'e> {
             }
             return self.undeclared(id, name);
         };
-        if args.iter().any(|arg| *arg == Type::Error) {
+        if args.contains(&Type::Error) {
             return Type::Error;
         }
         let mut result: Option<Type> = None;

@@ -72,6 +72,8 @@ impl Program {
     }
 }
 
+/// The variable's name, its fields, and those evaluated.
+type Lazy<'a> = (&'a str, &'a [(String, Program)], Memo<'a>);
 type Memo<'a> = RefCell<HashMap<&'a str, Option<Outcome<'a>>>>;
 
 /// Answers an authorization check: (attributes of the check, verb) to allowed and the reason.
@@ -82,7 +84,7 @@ pub type Authorize<'a> = dyn Fn(&crate::functions::authorizer::Check) -> (bool, 
 pub struct Activation<'a> {
     values: HashMap<&'a str, Value<'a>>,
     /// Expressions behind the fields of one variable, evaluated when first asked for.
-    lazy: Option<(&'a str, &'a [(String, Program)], Memo<'a>)>,
+    lazy: Option<Lazy<'a>>,
     pub(crate) authorize: Option<Box<Authorize<'a>>>,
 }
 

@@ -382,6 +382,10 @@ impl<'a> List<'a> {
 }
 
 impl<'a> Map<'a> {
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub fn len(&self) -> usize {
         match self {
             Map::Json(map, _) | Map::Object(map, _) => map.len(),

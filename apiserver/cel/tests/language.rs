@@ -1,4 +1,5 @@
 //! Expressions and what they come to.
+#![allow(clippy::unwrap_used)]
 
 use serde_json::{Value as Json, json};
 use skeg_cel::{Activation, Budget, Env, ObjectType, Type, Value, compile, schema};

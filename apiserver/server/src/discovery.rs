@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256, Sha512};
 use skeg_catalog::spec::{Backing, SubresourceSpec, Verb};
 use skeg_machinery::status::Status;
 
-use crate::aggregation::{self, Aggregation};
+use crate::aggregation::{self, Aggregation, RemoteGroup};
 use crate::negotiate::{self, Output};
 use crate::query::Query;
 use crate::registry::{Group, Resource, Snapshot, Version};
@@ -81,8 +81,6 @@ pub fn serve(
         response
     }))
 }
-
-type RemoteGroup = (String, Vec<(String, Option<Value>)>);
 
 /// The groups that other servers serve, but for those that this one serves too.
 fn remote_groups(snapshot: &Snapshot, aggregation: Option<&Aggregation>) -> Vec<RemoteGroup> {

@@ -40,7 +40,7 @@ fn uuid(text: &str) -> Vec<String> {
 }
 
 /// A prefix that a name may start with ends as the name goes on.
-fn prefix(check: Check) -> impl Fn(&str) -> Vec<String> {
+fn prefix(check: impl Fn(&str) -> Vec<String>) -> impl Fn(&str) -> Vec<String> {
     move |text| match text.strip_suffix('-') {
         Some(before) => check(&format!("{before}-a")),
         None => check(text),
@@ -52,9 +52,9 @@ const FORMATS: [(&str, Check); 13] = [
     ("dns1123Subdomain", |text| validation::is_dns1123_subdomain(text)),
     ("dns1035Label", |text| validation::is_dns1035_label(text)),
     ("qualifiedName", |text| validation::is_qualified_name(text)),
-    ("dns1123LabelPrefix", |text| prefix(|text| validation::is_dns1123_label(text))(text)),
-    ("dns1123SubdomainPrefix", |text| prefix(|text| validation::is_dns1123_subdomain(text))(text)),
-    ("dns1035LabelPrefix", |text| prefix(|text| validation::is_dns1035_label(text))(text)),
+    ("dns1123LabelPrefix", |text| prefix(validation::is_dns1123_label)(text)),
+    ("dns1123SubdomainPrefix", |text| prefix(validation::is_dns1123_subdomain)(text)),
+    ("dns1035LabelPrefix", |text| prefix(validation::is_dns1035_label)(text)),
     ("labelValue", |text| validation::is_valid_label_value(text)),
     ("uri", |text| problem(text.starts_with('/') || url::Url::parse(text).is_ok(), "invalid URI for request")),
     ("uuid", uuid),

@@ -84,7 +84,7 @@ fn is_zero(value: &Value<'_>) -> bool {
         Value::String(text) => text.is_empty(),
         Value::Bytes(bytes) => bytes.is_empty(),
         Value::List(list) => list.len() == 0,
-        Value::Map(map) => map.len() == 0,
+        Value::Map(map) => map.is_empty(),
         Value::Duration(duration) => duration.is_zero(),
         _ => false,
     }

@@ -6,7 +6,7 @@ use super::{Args, concat, contains, index, shown};
 use crate::eval::{EvalError, Outcome, failed, no_overload};
 use crate::value::Value;
 
-fn overflow<'a>() -> EvalError {
+fn overflow() -> EvalError {
     EvalError::Failed("integer overflow".into())
 }
 

@@ -44,6 +44,9 @@ pub struct Remote {
     available: bool,
 }
 
+/// A group and its versions, each with its APIResourceList where that is known.
+pub type RemoteGroup = (String, Vec<(String, Option<Value>)>);
+
 pub struct Aggregation {
     resources: Arc<dyn Resources>,
     resolver: Resolver,
@@ -89,7 +92,7 @@ impl Aggregation {
     }
 
     /// The groups for discovery, those of the highest priority first, each with its versions in their order.
-    pub fn groups(&self) -> Vec<(String, Vec<(String, Option<Value>)>)> {
+    pub fn groups(&self) -> Vec<RemoteGroup> {
         let (remotes, served) = (self.remotes.load(), self.served.load());
         let mut order: Vec<&Arc<Remote>> = remotes.iter().collect();
         order.sort_by(|a, b| {
@@ -100,7 +103,7 @@ impl Aggregation {
                 &b.version,
             ))
         });
-        let mut groups: Vec<(String, Vec<(String, Option<Value>)>)> = Vec::new();
+        let mut groups: Vec<RemoteGroup> = Vec::new();
         for remote in order {
             let list = served.get(&(remote.group.clone(), remote.version.clone())).cloned();
             let version = (remote.version.clone(), list);

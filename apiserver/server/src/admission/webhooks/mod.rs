@@ -48,12 +48,12 @@ enum Failure {
     /// It could not be asked, or did not answer as it should: its failurePolicy decides.
     Calling(String),
     /// It said no, or the request cannot go on whatever it says.
-    Refused(Status),
+    Refused(Box<Status>),
 }
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
-        Failure::Refused(status)
+        Failure::Refused(Box::new(status))
     }
 }
 
@@ -142,7 +142,7 @@ impl Callers {
     /// The Status that a failure ends the request with, if it does.
     fn outcome(&self, hook: &Hook, failure: Failure) -> Result<(), Status> {
         match failure {
-            Failure::Refused(status) => Err(status),
+            Failure::Refused(status) => Err(*status),
             Failure::Calling(why) if hook.fails_open => {
                 tracing::warn!(webhook = hook.name, why, "a webhook failed and is let pass");
                 Ok(())
