@@ -275,7 +275,7 @@ async fn special_handlers_serve_subresources() {
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
     server.post(&format!("{pods}/p/binding"), &binding).send().await.expect(201);
     let bound = server.get(&format!("{pods}/p")).send().await.expect(200);
-    assert_eq!((&bound["spec"]["nodeName"], &bound["metadata"]["generation"]), (&json!("n"), &json!(2)));
+    assert_eq!((&bound["spec"]["nodeName"], &bound["metadata"]["generation"]), (&json!("n"), &json!(1)));
     server.post(&format!("{pods}/absent/binding"), &json!({"target": {"name": "n"}})).send().await.expect(404);
     // Nobody registered this one.
     server.post(&format!("{pods}/p/eviction"), &json!({})).send().await.expect(404);
