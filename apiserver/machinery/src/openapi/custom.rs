@@ -143,7 +143,7 @@ impl CustomSchema {
                 "apiVersion": words.api_version,
                 "items": {"description": items, "type": "array", "items": {"$ref": model}},
                 "kind": words.kind,
-                "metadata": {"description": words.list_meta, "$ref": format!("#/components/schemas/{META}ListMeta")},
+                "metadata": described(&words.list_meta, "ListMeta"),
             },
         });
         self.name(&mut schema, &self.list_gvk());
@@ -187,8 +187,13 @@ impl Words {
     }
 
     fn object_meta(&self) -> Value {
-        json!({"description": self.object_meta, "$ref": format!("#/components/schemas/{META}ObjectMeta")})
+        described(&self.object_meta, "ObjectMeta")
     }
+}
+
+/// A reference with words of its own: OpenAPI v3 reads nothing beside a bare `$ref`.
+fn described(description: &str, model: &str) -> Value {
+    json!({"description": description, "allOf": [{"$ref": format!("#/components/schemas/{META}{model}")}]})
 }
 
 fn sort(value: &mut Value) {
@@ -282,7 +287,11 @@ mod tests {
             widget["properties"]["spec"],
             json!({"properties": {"a": {"default": "", "type": "string"}}, "type": "object"})
         );
-        assert_eq!(widget["properties"]["metadata"]["$ref"], format!("#/components/schemas/{META}ObjectMeta"));
+        assert_eq!(
+            widget["properties"]["metadata"]["allOf"],
+            json!([{"$ref": format!("#/components/schemas/{META}ObjectMeta")}])
+        );
+        assert!(widget["properties"]["metadata"]["description"].as_str().unwrap().starts_with("Standard object's"));
         assert!(widget["properties"]["kind"]["description"].as_str().unwrap().contains("#types-kinds"));
         assert_eq!(
             widget["x-kubernetes-group-version-kind"],

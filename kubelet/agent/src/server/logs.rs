@@ -132,16 +132,20 @@ impl Log {
     /// Sends what is wanted of the file; with `follow` until the container has ended and all it wrote is sent.
     async fn copy(mut self, tail: Option<usize>, follow: bool, out: &Out) -> std::io::Result<()> {
         let mut file = open(&self.path).await?;
-        if let Some(lines) = tail {
-            seek_tail(&mut file, lines).await?;
-        }
+        let size = file.metadata().await?.len();
+        let from = match tail {
+            Some(lines) => seek_tail(&mut file, size, lines).await?,
+            None => 0,
+        };
+        // Without `follow` nothing that is written from now on belongs to the answer, or `tail` would tell too many lines.
+        let mut left = if follow { u64::MAX } else { size - from };
         let grown = Arc::new(Notify::new());
         let _watcher = if follow { watch(&self.path, grown.clone()) } else { None };
         let mut rest = Vec::new();
         loop {
             // Asked before reading: what it wrote before it ended is in the file by then.
             let running = follow && self.is_running().await;
-            if !self.drain(&mut file, &mut rest, out).await? {
+            if !self.drain(&mut file, &mut left, &mut rest, out).await? {
                 return Ok(());
             }
             if self.was_rotated(&file).await {
@@ -159,12 +163,13 @@ impl Log {
         }
     }
 
-    /// Sends all whole lines up to the file's present end. False: nobody wants more.
-    async fn drain(&mut self, file: &mut File, rest: &mut Vec<u8>, out: &Out) -> std::io::Result<bool> {
+    /// Sends all whole lines up to the file's present end, but reads no more than `left` bytes. False: nobody wants more.
+    async fn drain(&mut self, file: &mut File, left: &mut u64, rest: &mut Vec<u8>, out: &Out) -> std::io::Result<bool> {
         loop {
             let before = rest.len();
-            rest.resize(before + CHUNK, 0);
+            rest.resize(before + CHUNK.min(usize::try_from(*left).unwrap_or(CHUNK)), 0);
             let count = file.read(&mut rest[before..]).await?;
+            *left -= count as u64;
             rest.truncate(before + count);
             let cut = rest.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             let cut = if cut == 0 && rest.len() > LONGEST_LINE { rest.len() } else { cut };
@@ -204,8 +209,8 @@ async fn open(path: &Path) -> std::io::Result<File> {
     File::open(path).await
 }
 
-async fn seek_tail(file: &mut File, lines: usize) -> std::io::Result<()> {
-    let size = file.metadata().await?.len();
+/// Goes to where the last lines of the first `size` bytes begin, and tells where that is.
+async fn seek_tail(file: &mut File, size: u64, lines: usize) -> std::io::Result<u64> {
     let mut window = CHUNK as u64;
     loop {
         let from = size.saturating_sub(window);
@@ -215,8 +220,7 @@ async fn seek_tail(file: &mut File, lines: usize) -> std::io::Result<()> {
         let start = tail_start(&data, lines);
         // A start at the window's own beginning may be in the middle of a line.
         if start > 0 || from == 0 {
-            file.seek(SeekFrom::Start(from + start as u64)).await?;
-            return Ok(());
+            return file.seek(SeekFrom::Start(from + start as u64)).await;
         }
         window *= 4;
     }
