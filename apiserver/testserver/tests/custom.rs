@@ -292,3 +292,17 @@ async fn openapi_documents_follow_definitions() {
     let v2 = server.get("/openapi/v2").send().await.expect(200);
     assert!(v2["definitions"].get("com.example.v1.Widget").is_none());
 }
+
+#[tokio::test]
+async fn conditions_of_a_definition_may_say_anything_but_names_are_checked() {
+    let server = TestServer::start().await;
+    let defined = establish(&server, &definition()).await;
+    let path = format!("{DEFINITIONS}/widgets.example.com/status");
+    let mut said = defined;
+    said["status"]["conditions"].as_array_mut().unwrap().push(json!({"type": "", "status": "", "message": "said"}));
+    let updated = server.put(&path, &said).send().await.expect(200);
+    assert!(updated["status"]["conditions"].as_array().unwrap().iter().any(|c| c["message"] == "said"), "{updated}");
+    let mut misnamed = updated;
+    misnamed["status"]["acceptedNames"]["singular"] = json!("Not_A_Label");
+    server.put(&path, &misnamed).send().await.expect(422);
+}

@@ -77,15 +77,9 @@ fn store_version(crd: &mut Value) {
     }
 }
 
+/// Names that were accepted are well formed; conditions may say anything.
 fn check_status(e: &mut ErrorList, crd: &Value) {
-    let path = Path::new("status");
-    let all = crd.list("status.conditions");
-    for (index, condition) in all.iter().enumerate() {
-        let at = path.child("conditions").index(index);
-        e.need(&at.child("type"), condition.text("type"));
-        let known = ["False", "True", "Unknown"];
-        e.one_of(&at.child("status"), condition.text("status"), &known);
-    }
+    check_name_forms(e, &Path::new("status").child("acceptedNames"), crd.at("status.acceptedNames"));
 }
 
 fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
@@ -354,6 +348,10 @@ fn check_names(e: &mut ErrorList, path: &Path, names: &Value) {
     for member in ["plural", "singular", "kind", "listKind"] {
         e.need(&path.child(member), names.text(member));
     }
+    check_name_forms(e, path, names);
+}
+
+fn check_name_forms(e: &mut ErrorList, path: &Path, names: &Value) {
     let mut label = |at: &Path, name: &str, mixed: bool| {
         let problems = rules::is_dns1035_label(&if mixed { name.to_lowercase() } else { name.to_owned() });
         if !name.is_empty() && !problems.is_empty() {
