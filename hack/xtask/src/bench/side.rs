@@ -99,7 +99,6 @@ fn skeg(args: &Args, node: bool) -> anyhow::Result<Server<'_>> {
     fs::create_dir_all(&dir)?;
     let mut command = Command::new(&args.skeg);
     command.arg("server").arg("--data-dir").arg(&dir).arg("--write-kubeconfig").arg(&kubeconfig);
-    command.args(["--bind-address", if node { "0.0.0.0" } else { "127.0.0.1" }]);
     command.args(["--https-listen-port", &SKEG_PORT.to_string()]);
     command.args(if node { ["--cgroup-root", "/skeg-bench"].as_slice() } else { &["--disable-agent"] });
     let log = log(&args.work.join("skeg.log"))?;
