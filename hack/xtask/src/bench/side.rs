@@ -177,7 +177,10 @@ impl<'a> Server<'a> {
                 while !self.pids()?.iter().all(|(_, pid)| !running(*pid)) {
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                self.hold = Hold::Script(script);
+                // control-plane.sh takes a process that has ended and is not reaped yet for one that runs.
+                for name in ["etcd", "apiserver", "controller-manager", "scheduler"] {
+                    let _ = fs::remove_file(args.work.join(format!("upstream/{name}.pid")));
+                }
                 std::mem::forget(self);
                 upstream(args, script)
             }
