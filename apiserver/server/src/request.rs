@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value, json};
 
 use crate::query::{Query, go_bool};
 
@@ -17,6 +18,22 @@ pub struct UserInfo {
 }
 
 impl UserInfo {
+    /// As authentication.k8s.io/v1 writes it: what is empty is left out, but the name.
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        out.insert("username".into(), json!(self.name));
+        if !self.uid.is_empty() {
+            out.insert("uid".into(), json!(self.uid));
+        }
+        if !self.groups.is_empty() {
+            out.insert("groups".into(), json!(self.groups));
+        }
+        if !self.extra.is_empty() {
+            out.insert("extra".into(), json!(self.extra));
+        }
+        Value::Object(out)
+    }
+
     /// The server itself: system:apiserver in system:masters, as upstream's loopback client.
     pub fn loopback() -> Self {
         UserInfo {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::response::Response;
 use http::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use skeg_machinery::field::{Error as FieldError, ErrorList, Path};
 use skeg_machinery::gvk::GroupKind;
 use skeg_machinery::status::Status;
@@ -43,21 +43,6 @@ fn strings(value: &Value) -> Vec<String> {
     list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
-fn user_json(user: &UserInfo) -> Value {
-    let mut out = Map::new();
-    out.insert("username".into(), json!(user.name));
-    if !user.uid.is_empty() {
-        out.insert("uid".into(), json!(user.uid));
-    }
-    if !user.groups.is_empty() {
-        out.insert("groups".into(), json!(user.groups));
-    }
-    if !user.extra.is_empty() {
-        out.insert("extra".into(), json!(user.extra));
-    }
-    Value::Object(out)
-}
-
 #[async_trait]
 impl SpecialHandler for TokenReview {
     async fn handle(&self, mut request: SpecialRequest) -> Result<Response, Status> {
@@ -69,7 +54,7 @@ impl SpecialHandler for TokenReview {
         let credentials = Credentials::token(&token, strings(&review["spec"]["audiences"]));
         review["status"] = match self.authenticator.authenticate(&credentials).await {
             Authentication::User { user, audiences } => {
-                let user = user_json(&with_authenticated_group(user));
+                let user = with_authenticated_group(user).to_json();
                 json!({"authenticated": true, "user": user, "audiences": audiences})
             }
             Authentication::Rejected(why) => json!({"user": {}, "error": why}),
@@ -83,7 +68,7 @@ impl SpecialHandler for TokenReview {
 impl SpecialHandler for SelfSubjectReview {
     async fn handle(&self, mut request: SpecialRequest) -> Result<Response, Status> {
         let mut review = request.object().await?;
-        review["status"] = json!({"userInfo": user_json(&request.user)});
+        review["status"] = json!({"userInfo": request.user.to_json()});
         review["metadata"]["creationTimestamp"] =
             json!(chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
         request.respond(StatusCode::CREATED, &review)

@@ -3,12 +3,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use skeg_machinery::gvk::{GroupVersionKind, GroupVersionResource};
 use skeg_machinery::status::Status;
 
 use crate::admission::Attributes;
-use crate::request::UserInfo;
 use crate::served::Served;
 
 const GROUP: &str = "admission.k8s.io";
@@ -44,22 +43,6 @@ fn resource_json(resource: &GroupVersionResource) -> Value {
     json!({"group": resource.group, "version": resource.version, "resource": resource.resource})
 }
 
-/// authentication.k8s.io/v1 UserInfo.
-pub fn user_json(user: &UserInfo) -> Value {
-    let mut out = Map::new();
-    out.insert("username".into(), json!(user.name));
-    if !user.uid.is_empty() {
-        out.insert("uid".into(), json!(user.uid));
-    }
-    if !user.groups.is_empty() {
-        out.insert("groups".into(), json!(user.groups));
-    }
-    if !user.extra.is_empty() {
-        out.insert("extra".into(), json!(user.extra));
-    }
-    Value::Object(out)
-}
-
 impl Question<'_> {
     pub fn review(&self, version: &str, uid: &str) -> Value {
         let mut request = self.request();
@@ -87,7 +70,7 @@ impl Question<'_> {
         text(&mut request, "name", attributes.name);
         text(&mut request, "namespace", attributes.seen_namespace());
         request["operation"] = json!(attributes.operation.word());
-        request["userInfo"] = user_json(attributes.user);
+        request["userInfo"] = attributes.user.to_json();
         request["object"] = self.object.cloned().unwrap_or_default();
         request["oldObject"] = self.old.cloned().unwrap_or_default();
         request["dryRun"] = json!(attributes.dry_run);
