@@ -41,11 +41,13 @@ pub async fn start(
     let data_dir = &settings.args.data_dir;
     let port = listener.local_addr()?.port();
     let service_addresses: Vec<IpAddr> = settings.args.service_cidr.iter().filter_map(|n| n.hosts().next()).collect();
+    // A server that listens at one address answers at no other.
+    let reached = if args.bind_address.is_unspecified() { settings.ip } else { args.bind_address };
     let pki = PkiOptions {
         dir: data_dir.join("pki"),
         node_name: settings.name.clone(),
         sans: args.tls_sans.clone(),
-        addresses: vec![settings.ip],
+        addresses: vec![settings.ip, reached],
         service_addresses,
         cluster_domain: settings.args.cluster_domain.clone(),
     };
@@ -75,7 +77,7 @@ pub async fn start(
     files::write(&data_dir.join("agent-token"), &joins, 0o600, false).context("cannot write the join token")?;
     let written = kubeconfig::kubeconfig(
         "skeg",
-        &format!("https://{}:{port}", host(settings.ip)),
+        &format!("https://{}:{port}", host(reached)),
         &pki.ca.certificate_pem,
         &pki.admin,
     );
