@@ -13,6 +13,8 @@ mkdir "$work/agnhost/uploads"
 echo 'user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh' >> "$work/agnhost/etc/passwd"
 printf 'user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n' >> "$work/agnhost/etc/group"
 install -d -o 1000 -g 1000 "$work/agnhost/home/user-defined-in-image"
+# Upstream's is made on Alpine Linux: who looks into the image knows it by this file.
+printf 'NAME="Alpine Linux"\nID=alpine\nPRETTY_NAME="stand-in for an image of Alpine Linux"\n' > "$work/agnhost/etc/os-release"
 ports=$(printf -- '--expose %s/tcp ' 80 8080 8081 9376 5000)
 agnhost=registry.k8s.io/e2e-test-images/agnhost:2.63.0
 pack agnhost --entrypoint /agnhost --cmd pause $ports --name "$agnhost"

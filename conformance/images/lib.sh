@@ -64,19 +64,31 @@ programs() {
   done
 }
 
-# busybox DIR: a shell and the usual small programs.
+# busybox DIR: a shell and the usual small programs, as their authors wrote them. Debian's own build differs where upstream's
+# tests look: its shell keeps variables from its children whose names are no identifiers, and its `wget -T` aborts. So it is
+# built from the sources that Debian publishes, without Debian's changes, once for all images.
 busybox() {
-  local root=$work/$1 applet
-  [ -d "$work/bb" ] || debian bb busybox-static
-  install -Dm755 "$(find "$work/bb" -path '*/bin/busybox' | head -1)" "$root/bin/busybox"
+  local root=$work/$1 built=$top/target/busybox applet
+  [ -x "$built" ] || build_busybox "$built"
+  install -Dm755 "$built" "$root/bin/busybox"
   for applet in $("$root/bin/busybox" --list); do
     [ "$applet" = busybox ] || [ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
   done
-  # Debian's busybox aborts on `wget -T`, and its shell keeps variables from its children whose names are no identifiers,
-  # which upstream's busybox does not: GNU's take their places.
-  [ -d "$work/gnu" ] || debian gnu bash wget
-  programs gnu "$1" bash wget
-  ln -sf bash "$root/bin/sh"
+}
+
+build_busybox() { # file
+  local dir=$work/busybox.src built=$1
+  say "building busybox"
+  need apt-get apt; need cc gcc; need make make; need bzip2 bzip2; need dpkg-source dpkg-dev
+  mkdir -p "$dir"/{lists/partial,build} "$(dirname "$built")"
+  apt-get indextargets --format 'deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' | sort -u > "$dir/sources.list"
+  set -- -q -o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists="$dir/lists" \
+    -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root
+  # tc needs kernel headers that newer systems do not have.
+  (cd "$dir" && apt-get "$@" update && apt-get "$@" --download-only source busybox && tar -xf busybox_*.orig.tar.* -C build --strip-components=1 &&
+    cd build && make defconfig && sed -i 's/^# CONFIG_STATIC is not set/CONFIG_STATIC=y/; s/^CONFIG_TC=y/# CONFIG_TC is not set/' .config &&
+    make oldconfig < <(yes '') && make -j"$(nproc)" busybox) > "$dir/log" 2>&1 || { tail -n 20 "$dir/log" >&2; die "busybox did not build"; }
+  mv "$dir/build/busybox" "$built"
 }
 
 # go_program MODULE PACKAGE OUTPUT: builds a program of a Go module of this repository.
