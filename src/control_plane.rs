@@ -83,9 +83,11 @@ pub async fn start(
     );
     let target = args.write_kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
     kubeconfig::write(&target, &written).context("cannot write the kubeconfig")?;
-    cluster_dns(&server, settings.dns).await?;
-    local_path_class(&server).await?;
-    spawn_loops(&server, &pki, settings, &tasks, &shutdown);
+    if !args.disable_controllers {
+        cluster_dns(&server, settings.dns).await?;
+        local_path_class(&server).await?;
+        spawn_loops(&server, &pki, settings, &tasks, &shutdown);
+    }
     tracing::info!(port, kubeconfig = %target.display(), "the API server is ready");
     Ok(ControlPlane { server, tasks, store })
 }

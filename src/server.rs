@@ -29,6 +29,9 @@ pub struct Args {
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
+    /// Run no controllers and no scheduler here
+    #[arg(long)]
+    pub disable_controllers: bool,
     #[command(flatten)]
     pub node: crate::node::NodeArgs,
 }
