@@ -1,0 +1,91 @@
+//! Makes two answers comparable: what each server makes up for itself (uids, times, revisions, generated names, allocated
+//! addresses, tokens, its own address) is replaced by a word that says what stood there. Owns no opinion on what differs.
+
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+use serde_json::Value;
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("a valid pattern")
+}
+
+static UID: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"));
+static TIME: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"20[2-3]\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"));
+static GO_TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"20[2-3]\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC"));
+static TOKEN: LazyLock<Regex> = LazyLock::new(|| pattern(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"));
+static LOCAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(127\.0\.0\.1|localhost):\d{4,5}|\b10\.77\.0\.2(:\d+)?"));
+static CLUSTER_IP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b10\.96\.\d+\.\d+"));
+static PRECONDITION: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(ResourceVersion in (?:precondition|object meta): )\d+"));
+static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"0xc[0-9a-f]{6,}"));
+static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+[smhd]){1,2}$"));
+static ACCESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"kube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}"));
+static RANDOM: LazyLock<Regex> = LazyLock::new(|| pattern(r"[bcdfghjklmnpqrstvwxz2456789]{5}"));
+
+/// A text wherever it stands: a body that is not JSON, a string in one, a header.
+pub fn text(text: &str) -> String {
+    let text = UID.replace_all(text, "<uid>");
+    let text = TIME.replace_all(&text, |found: &Captures<'_>| time(found));
+    let text = GO_TIME.replace_all(&text, "<time>");
+    let text = TOKEN.replace_all(&text, "<token>");
+    let text = LOCAL.replace_all(&text, "<server>");
+    let text = CLUSTER_IP.replace_all(&text, "<cluster ip>");
+    let text = ACCESS.replace_all(&text, "kube-api-access-<random>");
+    let text = PRECONDITION.replace_all(&text, "${1}<rv>");
+    ADDRESS.replace_all(&text, "<pointer>").into_owned()
+}
+
+/// Fixtures name times outside of this year; whole seconds and microseconds stay apart.
+fn time(found: &Captures<'_>) -> String {
+    if found[0].starts_with("2030") {
+        return found[0].to_owned();
+    }
+    match found.get(1) {
+        Some(fraction) => format!("<time .{}>", fraction.len() - 1),
+        None => "<time>".to_owned(),
+    }
+}
+
+pub fn json(value: &mut Value) {
+    let table = value.get("kind").and_then(Value::as_str) == Some("Table");
+    walk(value, "", table);
+}
+
+fn walk(value: &mut Value, key: &str, table: bool) {
+    match value {
+        Value::String(found) => *found = string(found, key, table),
+        Value::Number(port) => {
+            let allocated = port.as_u64().is_some_and(|port| (30000..=32767).contains(&port));
+            if allocated && matches!(key, "nodePort" | "healthCheckNodePort") {
+                *value = Value::String("<node port>".to_owned());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| walk(item, key, table)),
+        Value::Object(map) => {
+            let generate = map.get("generateName").and_then(Value::as_str).map(str::to_owned);
+            if let (Some(prefix), Some(Value::String(name))) = (generate, map.get_mut("name"))
+                && let Some(suffix) = name.strip_prefix(&prefix)
+                && RANDOM.is_match(suffix)
+            {
+                *name = format!("{prefix}<random>");
+            }
+            if map.contains_key("remainingItemCount") && map.contains_key("continue") {
+                map.insert("remainingItemCount".to_owned(), Value::String("<count>".to_owned()));
+            }
+            map.iter_mut().for_each(|(key, item)| walk(item, key, table));
+        }
+        _ => {}
+    }
+}
+
+fn string(found: &str, key: &str, table: bool) -> String {
+    match key {
+        "resourceVersion" if found.len() < 20 && found != "0" && found.parse::<u64>().is_ok() => "<rv>".to_owned(),
+        "continue" if !found.is_empty() => "<continue>".to_owned(),
+        "cells" if table && AGE.is_match(found) => "<age>".to_owned(),
+        _ => text(found),
+    }
+}
