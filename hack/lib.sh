@@ -44,6 +44,30 @@ need_rust() {
   need cc gcc
 }
 
+# A Go that can build what conformance/upstream/go.mod asks for. From 1.21 on, Go fetches the version that is wanted by itself;
+# an older one, as Debian 12 has, is used to fetch it from the module proxy that it is set to, checked as any module is.
+need_go() {
+  need go golang-go
+  local wanted has module dir own
+  has=$(cd / && go env GOVERSION)
+  if [ "$(printf '%s\n' go1.21 "$has" | sort -V | head -n 1)" = go1.21 ]; then return; fi
+  wanted=go$(awk '$1 == "go" { print $2 }' "$top/conformance/upstream/go.mod")
+  own=${XDG_CACHE_HOME:-$HOME/.cache}/skeg/$wanted
+  if [ ! -x "$own/bin/go" ]; then
+    say "fetching $wanted: $has is too old"
+    module=golang.org/toolchain@v0.0.1-$wanted.$(go env GOOS)-$(go env GOARCH)
+    dir=$(cd / && go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    [ -d "$dir" ] || die "no $wanted from the module proxy: install Go 1.21 or newer, then run this again"
+    rm -rf "$own.new"; mkdir -p "$own.new"
+    cp -r "$dir/." "$own.new"
+    chmod -R u+w "$own.new"; chmod -R u+x "$own.new/bin" "$own.new/pkg/tool"
+    # A module cannot hold others: theirs are kept under another name.
+    find "$own.new" -name _go.mod -execdir cp _go.mod go.mod \;
+    mv "$own.new" "$own"
+  fi
+  export PATH=$own/bin:$PATH
+}
+
 build_skeg() {
   need_rust
   say "building target/release/skeg (the first time takes some minutes)"
