@@ -133,6 +133,8 @@ pub struct Context<'a> {
     pub namespace: Option<&'a str>,
     /// For server-made random names and uids.
     pub random: &'a dyn Fn() -> u64,
+    /// Tells the client what is not as it should be, but let pass.
+    pub warn: &'a dyn Fn(String),
 }
 
 /// How a subresource changes its parent. `object` arrives as the client sent it (decoded, defaulted) and leaves as it is

@@ -23,6 +23,7 @@ pub fn with_context<T>(run: impl FnOnce(&Context<'_>) -> T) -> T {
         extra: &extra,
         namespace: Some("default"),
         random: &|| 4,
+        warn: &|_| {},
     })
 }
 

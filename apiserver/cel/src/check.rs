@@ -1,6 +1,6 @@
 //! Type checking: which type an expression is of, and what cel-go would say where it cannot be of any.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, StructExpr, operators,
@@ -8,7 +8,7 @@ use cel::common::ast::{
 
 use crate::eval::type_named;
 use crate::program::Env;
-use crate::signatures::{is_namespace, table};
+use crate::signatures::{Overload, is_namespace, overloads};
 use crate::types::{Bindings, Type};
 use crate::value::{parse_duration, parse_timestamp};
 
@@ -67,12 +67,29 @@ pub fn show(expression: &str, line: usize, column: usize, why: &str) -> String {
     format!("ERROR: <input>:{line}:{column}: {why}\n | {text}\n | {dots}^")
 }
 
-/// The type of a checked tree; `Err` is all that is wrong with it.
-pub fn check(ast: &IdedExpr, env: &Env, expression: &str, source: &SourceInfo) -> Result<Type, String> {
-    let mut checker = Checker { env, scope: Vec::new(), problems: Vec::new() };
+/// What checking finds out about a tree, by the ids of its parts.
+#[derive(Default)]
+pub struct Checked {
+    pub types: HashMap<u64, Type>,
+    /// What each call may be a call of.
+    pub calls: HashMap<u64, Resolved>,
+    /// The variables of the environment that are named.
+    pub variables: BTreeSet<String>,
+}
+
+/// A call by its function's whole name, and the signatures that fit its arguments.
+pub struct Resolved {
+    pub name: String,
+    pub member: bool,
+    pub overloads: Vec<&'static Overload>,
+}
+
+/// The type of a checked tree, and what else is known of it; `Err` is all that is wrong with it.
+pub fn check(ast: &IdedExpr, env: &Env, expression: &str, source: &SourceInfo) -> Result<(Type, Checked), String> {
+    let mut checker = Checker { env, scope: Vec::new(), problems: Vec::new(), found: Checked::default() };
     let result = checker.infer(ast);
     if checker.problems.is_empty() {
-        return Ok(result);
+        return Ok((result, checker.found));
     }
     let place = |id: u64| {
         let start = source.offset_for(id).map_or(0, |(start, _)| start as usize);
@@ -92,6 +109,7 @@ struct Checker<'e> {
     env: &'e Env,
     scope: Vec<HashMap<&'e str, Type>>,
     problems: Vec<(u64, String)>,
+    found: Checked,
 }
 
 impl<'e> Checker<'e> {
@@ -108,7 +126,20 @@ impl<'e> Checker<'e> {
         self.scope.iter().rev().find_map(|scope| scope.get(name)).or_else(|| self.env.variables.get(name))
     }
 
+    /// Keeps in mind that a variable is named, where it is the environment's.
+    fn refer(&mut self, name: &str) {
+        if !self.scope.iter().any(|scope| scope.contains_key(name)) && self.env.variables.contains_key(name) {
+            self.found.variables.insert(name.to_owned());
+        }
+    }
+
     fn infer(&mut self, expr: &'e IdedExpr) -> Type {
+        let ty = self.type_of(expr);
+        self.found.types.insert(expr.id, ty.clone());
+        ty
+    }
+
+    fn type_of(&mut self, expr: &'e IdedExpr) -> Type {
         match &expr.expr {
             Expr::Literal(literal) => match literal {
                 LiteralValue::Boolean(_) => Type::Bool,
@@ -119,11 +150,15 @@ impl<'e> Checker<'e> {
                 LiteralValue::String(_) => Type::String,
                 LiteralValue::UInt(_) => Type::Uint,
             },
-            Expr::Ident(name) => match self.declared(name.trim_start_matches('.')) {
-                Some(ty) => ty.clone(),
-                None if type_named(name).is_some() => Type::TypeOf,
-                None => self.undeclared(expr.id, name),
-            },
+            Expr::Ident(name) => {
+                let plain = name.trim_start_matches('.');
+                self.refer(plain);
+                match self.declared(plain) {
+                    Some(ty) => ty.clone(),
+                    None if type_named(name).is_some() => Type::TypeOf,
+                    None => self.undeclared(expr.id, name),
+                }
+            }
             Expr::Select(select) => self.select(expr.id, select),
             Expr::Call(call) => self.call(expr.id, call),
             Expr::List(list) => {
@@ -248,9 +283,8 @@ impl<'e> Checker<'e> {
     }
 
     fn resolve(&mut self, id: u64, name: &str, member: bool, args: &[Type]) -> Type {
-        let table = table();
-        let Some(overloads) = table.get(&(name, member)) else {
-            if table.contains_key(&(name, !member)) {
+        let Some(candidates) = overloads(name, member) else {
+            if overloads(name, !member).is_some() {
                 return self.mismatch(id, name, member, args);
             }
             return self.undeclared(id, name);
@@ -259,9 +293,11 @@ impl<'e> Checker<'e> {
             return Type::Error;
         }
         let mut result: Option<Type> = None;
-        for overload in overloads.iter().filter(|overload| overload.args.len() == args.len()) {
+        let mut fitting = Vec::new();
+        for overload in candidates.iter().filter(|overload| overload.args.len() == args.len()) {
             let mut bindings = Bindings::default();
             if overload.args.iter().zip(args).all(|(expected, given)| expected.takes(given, &mut bindings)) {
+                fitting.push(overload);
                 let ty = overload.result.bound(&bindings);
                 result = Some(match result {
                     None => ty,
@@ -270,6 +306,7 @@ impl<'e> Checker<'e> {
                 });
             }
         }
+        self.found.calls.insert(id, Resolved { name: name.to_owned(), member, overloads: fitting });
         match result {
             Some(ty) => ty,
             None => self.mismatch(id, name, member, args),

@@ -41,6 +41,9 @@ pub struct Evaluator<'e, 'a> {
     pub scope: Vec<(&'a str, Outcome<'a>)>,
 }
 
+/// The cost of making a list.
+const LIST: u64 = 10;
+
 /// The name that a fold accumulates in, `@result` of the parser's macros.
 struct Fold<'a> {
     accu: &'a str,
@@ -48,7 +51,14 @@ struct Fold<'a> {
 
 impl<'a> Evaluator<'_, 'a> {
     pub fn eval(&mut self, expr: &'a IdedExpr) -> Outcome<'a> {
-        self.budget.spend(1)?;
+        self.budget.spend(match &expr.expr {
+            Expr::Ident(_) => 1,
+            Expr::Select(select) => u64::from(!select.test),
+            Expr::List(_) => LIST,
+            Expr::Map(_) => 30,
+            Expr::Struct(_) => 40,
+            _ => 0,
+        })?;
         match &expr.expr {
             Expr::Literal(literal) => Ok(literal_value(literal)),
             Expr::Ident(name) => self.ident(name),
@@ -126,6 +136,7 @@ impl<'a> Evaluator<'_, 'a> {
                 };
             }
             (operators::NOT_STRICTLY_FALSE, [inner]) => {
+                self.budget.spend(1)?;
                 return match self.eval(inner) {
                     Ok(Value::Bool(value)) => Ok(Value::Bool(value)),
                     Err(EvalError::OverBudget) => Err(EvalError::OverBudget),
@@ -134,6 +145,7 @@ impl<'a> Evaluator<'_, 'a> {
             }
             (operators::OPT_SELECT, [operand, name]) => {
                 let Expr::Literal(LiteralValue::String(name)) = &name.expr else { return no_overload() };
+                self.budget.spend(1)?;
                 return match self.eval(operand)? {
                     Value::Optional(None) => Ok(Value::Optional(None)),
                     Value::Optional(Some(inner)) => optional_field(&inner, name.inner()).map(Value::Optional),
@@ -250,7 +262,6 @@ impl<'a> Evaluator<'_, 'a> {
     fn comprehension(&mut self, fold: &'a ComprehensionExpr) -> Outcome<'a> {
         let range = self.eval(&fold.iter_range)?;
         let pairs = pairs_of(&range)?;
-        self.budget.spend(pairs.len() as u64)?;
         let mut accu = self.eval(&fold.accu_init);
         let plan = Fold { accu: &fold.accu_var };
         for (index, value) in pairs {
@@ -292,22 +303,23 @@ impl<'a> Evaluator<'_, 'a> {
     fn step(&mut self, step: &'a IdedExpr, fold: &Fold<'a>, slot: usize) -> Outcome<'a> {
         let Expr::Call(call) = &step.expr else {
             return match &step.expr {
-                Expr::Ident(name) if name == fold.accu => self.take(slot),
+                Expr::Ident(name) if name == fold.accu => {
+                    self.budget.spend(1)?;
+                    self.take(slot)
+                }
                 _ => self.eval(step),
             };
         };
         match (call.func_name.as_str(), call.args.as_slice()) {
-            (operators::CONDITIONAL, [test, yes, no]) => {
-                self.budget.spend(1)?;
-                match self.eval(test)? {
-                    Value::Bool(true) => self.step(yes, fold, slot),
-                    Value::Bool(false) => self.step(no, fold, slot),
-                    _ => no_overload(),
-                }
-            }
+            (operators::CONDITIONAL, [test, yes, no]) => match self.eval(test)? {
+                Value::Bool(true) => self.step(yes, fold, slot),
+                Value::Bool(false) => self.step(no, fold, slot),
+                _ => no_overload(),
+            },
             (operators::ADD, [IdedExpr { expr: Expr::Ident(name), .. }, IdedExpr { expr: Expr::List(one), .. }])
                 if name == fold.accu && one.optional_indices.is_empty() =>
             {
+                self.budget.spend(LIST + 2)?;
                 let mut more = Vec::with_capacity(one.elements.len());
                 for element in &one.elements {
                     more.push(self.eval(element)?);
@@ -334,6 +346,7 @@ impl<'a> Evaluator<'_, 'a> {
         match kind {
             Macro::OptMap { variable, body, flat } => {
                 let Value::Optional(inner) = operand else { return no_overload() };
+                self.budget.spend(LIST + 3)?;
                 let Some(inner) = inner else { return Ok(Value::Optional(None)) };
                 let value = self.with(vec![(variable, Ok(Value::clone(&inner)))], |this| this.eval(body))?;
                 match (flat, value) {
@@ -344,7 +357,8 @@ impl<'a> Evaluator<'_, 'a> {
             }
             Macro::SortBy { variable, body } => {
                 let Value::List(list) = operand else { return no_overload() };
-                self.budget.spend(list.len() as u64)?;
+                let count = list.len() as u64;
+                self.budget.spend(count.saturating_mul(count).saturating_mul(2).saturating_add(count * (LIST + 2)))?;
                 let mut keyed = Vec::with_capacity(list.len());
                 for item in list.iter() {
                     let key = self.with(vec![(variable, Ok(item.clone()))], |this| this.eval(body))?;
@@ -368,11 +382,13 @@ impl<'a> Evaluator<'_, 'a> {
         body: &'a IdedExpr,
     ) -> Outcome<'a> {
         let pairs = pairs_of(operand)?;
-        self.budget.spend(pairs.len() as u64)?;
+        // What a step costs beside its body: condition and accumulator.
+        let step = if name.starts_with("transform") { LIST + 2 } else { 3 };
         let (mut items, mut entries) = (Vec::new(), BTreeMap::new());
         let mut spoilt: Option<EvalError> = None;
         let mut count = 0;
         for (index, value) in pairs {
+            self.budget.spend(step)?;
             let key = Key::of(&index);
             let local = vec![(variables[0], Ok(index)), (variables[1], Ok(value))];
             let result = self.with(local, |this| match filter.map(|filter| this.eval(filter)).transpose()? {
@@ -455,12 +471,15 @@ pub fn type_named(name: &str) -> Option<&str> {
     known.contains(&name).then_some(name)
 }
 
-fn pairs_of<'a>(range: &Value<'a>) -> Result<Vec<(Value<'a>, Value<'a>)>, EvalError> {
+/// Index and element, or key and value, of one after the other.
+type Pairs<'r, 'a> = Box<dyn Iterator<Item = (Value<'a>, Value<'a>)> + 'r>;
+
+fn pairs_of<'r, 'a>(range: &'r Value<'a>) -> Result<Pairs<'r, 'a>, EvalError> {
     match range {
         Value::List(list) => {
-            Ok(list.iter().enumerate().map(|(index, value)| (Value::Int(index as i64), value)).collect())
+            Ok(Box::new(list.iter().enumerate().map(|(index, value)| (Value::Int(index as i64), value))))
         }
-        Value::Map(map) => Ok(map.entries().map(|(key, value)| (key.value(), value)).collect()),
+        Value::Map(map) => Ok(Box::new(map.entries().map(|(key, value)| (key.value(), value)))),
         _ => no_overload(),
     }
 }

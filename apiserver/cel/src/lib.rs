@@ -12,6 +12,7 @@
 pub mod admission;
 mod budget;
 mod check;
+mod cost;
 mod eval;
 mod functions;
 mod program;
@@ -23,6 +24,6 @@ mod value;
 pub use budget::{Budget, PER_CALL};
 pub use eval::EvalError;
 pub use functions::authorizer;
-pub use program::{Activation, CompileError, Env, Program, compile};
+pub use program::{Activation, CompileError, Env, Program, compile, compile_over};
 pub use types::{ObjectType, Type};
 pub use value::{Extension, Key, Map, Value, escape, unescape};

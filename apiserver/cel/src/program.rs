@@ -1,14 +1,16 @@
 //! A compiled expression, what it is compiled against and what it is run with.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cel::common::ast::IdedExpr;
 use cel::parser::Parser;
 
 use crate::budget::Budget;
-use crate::check;
+use crate::check::{self, Checked};
+use crate::cost;
 use crate::eval::{EvalError, Evaluator, Outcome};
+use crate::schema::Declared;
 use crate::types::Type;
 use crate::value::Value;
 
@@ -41,10 +43,23 @@ pub struct CompileError(pub String);
 pub struct Program {
     ast: IdedExpr,
     result: Type,
+    variables: BTreeSet<String>,
 }
 
 /// Parses and checks.
 pub fn compile(expression: &str, env: &Env) -> Result<Program, CompileError> {
+    parse(expression, env).map(|(program, _)| program)
+}
+
+/// Parses and checks an expression over values of `root`, and says what it may cost at most
+/// (cel-go's checker.Cost with apiserver/pkg/cel/library/cost.go).
+pub fn compile_over(expression: &str, env: &Env, root: &Declared) -> Result<(Program, u64), CompileError> {
+    let (program, checked) = parse(expression, env)?;
+    let cost = cost::estimate(&program.ast, &checked, root).max;
+    Ok((program, cost))
+}
+
+fn parse(expression: &str, env: &Env) -> Result<(Program, Checked), CompileError> {
     let parser = Parser::new().enable_optional_syntax(true).enable_ident_escape_syntax(true);
     let (ast, source) = parser.parse_with_source_info(expression).map_err(|errors| {
         let shown: Vec<String> = errors
@@ -57,14 +72,19 @@ pub fn compile(expression: &str, env: &Env) -> Result<Program, CompileError> {
             .collect();
         CompileError(shown.join("\n"))
     })?;
-    let result = check::check(&ast, env, expression, &source).map_err(CompileError)?;
-    Ok(Program { ast, result })
+    let (result, checked) = check::check(&ast, env, expression, &source).map_err(CompileError)?;
+    Ok((Program { ast, result, variables: checked.variables.clone() }, checked))
 }
 
 impl Program {
     /// The type that the expression is of; dyn where only its values know.
     pub fn result(&self) -> &Type {
         &self.result
+    }
+
+    /// Whether a variable of the environment is named.
+    pub fn uses(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
     }
 
     pub fn eval<'a>(&'a self, activation: &Activation<'a>, budget: &mut Budget) -> Outcome<'a> {

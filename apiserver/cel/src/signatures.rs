@@ -12,8 +12,8 @@ pub struct Overload {
     pub result: Type,
 }
 
-/// By name and whether it is called on a receiver.
-pub type Table = HashMap<(&'static str, bool), Vec<Overload>>;
+/// By name; those that are called on a receiver come second.
+type Table = HashMap<&'static str, [Vec<Overload>; 2]>;
 
 /// One signature a line; `T.f(A)` is called on a receiver. Capital letters alone are type parameters.
 const TEXT: &str = "
@@ -112,16 +112,21 @@ jsonpatch.escapeKey(string) string
 /// The names that a function's own name may start with.
 const NAMESPACES: [&str; 9] = ["optional", "strings", "lists", "sets", "format", "ip", "jsonpatch", "math", "base64"];
 
-pub fn table() -> &'static Table {
+/// The signatures of a function, of those that are called on a receiver or of those that are not.
+pub fn overloads(name: &str, member: bool) -> Option<&'static [Overload]> {
+    table().get(name).map(|both| both[usize::from(member)].as_slice()).filter(|overloads| !overloads.is_empty())
+}
+
+fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
     TABLE.get_or_init(|| {
         let mut table = Table::new();
         for signature in TEXT.lines().flat_map(|line| line.split(" | ")).filter(|s| !s.trim().is_empty()) {
             let (name, member, overload) = read(signature.trim());
-            table.entry((name, member)).or_default().push(overload);
+            table.entry(name).or_default()[usize::from(member)].push(overload);
         }
         for name in ["_<_", "_<=_", "_>_", "_>=_"] {
-            table.insert((name, false), comparisons());
+            table.insert(name, [comparisons(), Vec::new()]);
         }
         table
     })

@@ -1,5 +1,5 @@
-//! The apiextensions.k8s.io group: CustomResourceDefinitions as objects. What they make servable, and CEL in their
-//! schemas, is the server's.
+//! The apiextensions.k8s.io group: CustomResourceDefinitions as objects. What they make servable is `custom`'s and the
+//! server's.
 
 mod schema;
 pub mod status;
@@ -106,7 +106,7 @@ fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
             "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         e.invalid(&path.child("preserveUnknownFields"), true, detail);
     }
-    versions(&mut e, &path.child("versions"), spec);
+    versions(&mut e, &path.child("versions"), spec, old.map(|old| old.at("spec")));
     check_names(&mut e, &path.child("names"), spec.at("names"));
     conversion(&mut e, &path.child("conversion"), spec.at("conversion"));
     if let Some(old) = old.filter(|old| condition_true(old, "status.conditions", "Established")) {
@@ -202,7 +202,7 @@ fn stored_versions(e: &mut ErrorList, crd: &Value) {
     }
 }
 
-fn versions(e: &mut ErrorList, path: &Path, spec: &Value) {
+fn versions(e: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
     let all = spec.list("versions");
     for (index, version) in all.iter().enumerate() {
         if !version.has("schema.openAPIV3Schema") {
@@ -216,7 +216,8 @@ fn versions(e: &mut ErrorList, path: &Path, spec: &Value) {
         if !problems.is_empty() {
             e.invalid(&at.child("name"), name, problems.join(","));
         }
-        check_version(e, &at, version);
+        let before = old.and_then(|old| old.list("versions").iter().find(|other| other.text("name") == name));
+        check_version(e, &at, version, before);
         selectable_fields(e, &at.child("selectableFields"), version);
     }
     let names: BTreeSet<&str> = all.iter().map(|version| version.text("name")).collect();
@@ -229,7 +230,7 @@ fn versions(e: &mut ErrorList, path: &Path, spec: &Value) {
     }
 }
 
-fn check_version(e: &mut ErrorList, path: &Path, version: &Value) {
+fn check_version(e: &mut ErrorList, path: &Path, version: &Value, before: Option<&Value>) {
     if let Some(warning) = version.opt_text("deprecationWarning") {
         let at = path.child("deprecationWarning");
         let problem = if !version.flag("deprecated") {
@@ -249,7 +250,8 @@ fn check_version(e: &mut ErrorList, path: &Path, version: &Value) {
     if !root.is_null() {
         let status =
             version.at("subresources").map("").is_some_and(|parts| parts.get("status").is_some_and(Value::is_object));
-        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root, status);
+        let known = before.is_some_and(|before| before.at("schema.openAPIV3Schema") == root);
+        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root, status, known);
     }
     if version.has("subresources.scale") {
         scale(e, &path.child("subresources").child("scale"), version.at("subresources.scale"));

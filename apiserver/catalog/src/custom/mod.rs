@@ -8,6 +8,7 @@
 //! ```
 
 mod columns;
+pub mod rules;
 mod stored;
 mod strategy;
 #[cfg(test)]
@@ -64,7 +65,8 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
     let node = Arc::new(Node::compile(schema));
     let subresources = version.at("subresources");
     let has_status = subresources.map("").is_some_and(|map| map.get("status").is_some_and(Value::is_object));
-    let strategy = CustomStrategy::new(node, has_status, subresources.at("scale"));
+    let rules = rules::Validator::new(schema).map(Arc::new);
+    let strategy = CustomStrategy::new(node, rules, has_status, subresources.at("scale"));
     let name = version.text("name").to_owned();
     let selectable_fields: Vec<_> = version.list("selectableFields").iter().filter_map(selectable).collect();
     let published = CustomSchema::new(

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use skeg_machinery::field::{Error, ErrorList, Path};
+use skeg_machinery::field::{Error, ErrorList, ErrorType, Path};
 use skeg_machinery::structural::{Node, Old};
 use skeg_machinery::text::quote;
 use skeg_machinery::validation::is_qualified_name;
 
+use super::rules::{Run, Validator};
 use crate::json::{Read, Write};
 use crate::names;
 use crate::spec::{Context, Generation, Strategy, UpdateStrategy};
@@ -16,6 +17,7 @@ use crate::spec::{Context, Generation, Strategy, UpdateStrategy};
 #[derive(Clone)]
 pub struct CustomStrategy {
     node: Arc<Node>,
+    rules: Option<Arc<Validator>>,
     /// Whether status is a subresource.
     status: bool,
     scale: Option<Scale>,
@@ -30,13 +32,13 @@ struct Scale {
 }
 
 impl CustomStrategy {
-    pub fn new(node: Arc<Node>, status: bool, scale: &Value) -> Self {
+    pub fn new(node: Arc<Node>, rules: Option<Arc<Validator>>, status: bool, scale: &Value) -> Self {
         let scale = scale.is_object().then(|| Scale {
             spec: scale.text("specReplicasPath").to_owned(),
             status: scale.text("statusReplicasPath").to_owned(),
             selector: scale.opt_text("labelSelectorPath").map(str::to_owned),
         });
-        Self { node, status, scale }
+        Self { node, rules, status, scale }
     }
 
     fn check(&self, object: &Value, old: Option<&Value>) -> ErrorList {
@@ -58,6 +60,17 @@ impl CustomStrategy {
         let were_wrong = || old.is_some_and(|old| !self.node.duplicates(&root, old).is_empty());
         if errors.is_empty() || were_wrong() { ErrorList::new() } else { errors }
     }
+
+    /// What the rules forbid; they are run on objects only that are of their schema.
+    fn run_rules(&self, ctx: &Context<'_>, errors: &mut ErrorList, object: &Value, old: Option<&Value>) {
+        let Some(rules) = &self.rules else { return };
+        if errors.iter().any(blocks) {
+            let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+            errors.push(Error::invalid(&Path::root(), Value::Null, detail));
+            return;
+        }
+        errors.extend(Run::check(rules, object, old.map(|old| (old, &*self.node)), ctx.warn));
+    }
 }
 
 impl Strategy for CustomStrategy {
@@ -71,9 +84,10 @@ impl Strategy for CustomStrategy {
         }
     }
 
-    fn validate(&self, _ctx: &Context<'_>, object: &Value) -> ErrorList {
+    fn validate(&self, ctx: &Context<'_>, object: &Value) -> ErrorList {
         let mut errors = self.check(object, None);
         errors.extend(self.lists(object, None));
+        self.run_rules(ctx, &mut errors, object, None);
         errors
     }
 
@@ -83,9 +97,10 @@ impl Strategy for CustomStrategy {
         }
     }
 
-    fn validate_update(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+    fn validate_update(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         let mut errors = self.check(object, Some(old));
         errors.extend(self.lists(object, Some(old)));
+        self.run_rules(ctx, &mut errors, object, Some(old));
         errors
     }
 
@@ -105,6 +120,12 @@ impl Strategy for CustomStrategy {
     fn allow_unconditional_update(&self) -> bool {
         false
     }
+}
+
+/// Whether an error is about the shape of the object, which rules count on.
+fn blocks(error: &Error) -> bool {
+    use ErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+    matches!(error.error_type, NotSupported | Required | TooLong | TooMany | TypeInvalid)
 }
 
 fn finalizer_warnings(name: &str) -> Vec<String> {
@@ -196,7 +217,7 @@ impl UpdateStrategy for StatusStrategy {
         *object = new;
     }
 
-    fn validate(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
+    fn validate(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         let Self(strategy) = self;
         let mut errors = ErrorList::new();
         let status = object.map("").and_then(|members| members.get("status"));
@@ -208,6 +229,7 @@ impl UpdateStrategy for StatusStrategy {
             scale.check_status(&mut errors, object);
         }
         errors.extend(strategy.lists(object, Some(old)));
+        strategy.run_rules(ctx, &mut errors, object, Some(old));
         errors
     }
 }

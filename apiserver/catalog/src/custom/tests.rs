@@ -43,6 +43,7 @@ fn with_context<T>(f: impl FnOnce(&Context<'_>) -> T) -> T {
         extra: &BTreeMap::new(),
         namespace: Some("ns"),
         random: &|| 4,
+        warn: &|_| {},
     })
 }
 

@@ -11,6 +11,7 @@ use crate::program::Activation;
 use crate::value::{Key, List, Map, Value, parse_duration, parse_timestamp};
 
 pub mod authorizer;
+mod cost;
 mod formats;
 mod lists;
 mod net;
@@ -23,7 +24,7 @@ mod versions;
 /// The arguments of a call, the receiver first.
 pub type Args<'a> = [Value<'a>];
 
-/// Calls a function. Text and lists that it reads are paid for first.
+/// Calls a function, which is paid for first.
 pub fn call<'a>(
     name: &str,
     member: bool,
@@ -31,29 +32,20 @@ pub fn call<'a>(
     activation: &Activation<'a>,
     budget: &mut Budget,
 ) -> Outcome<'a> {
-    for arg in &args {
-        match arg {
-            Value::String(text) => budget.spend_text(text.len())?,
-            Value::Bytes(bytes) => budget.spend_text(bytes.len())?,
-            Value::List(list) if name != "_[_]" && name != "_[?_]" && name != "size" => {
-                budget.spend(list.len() as u64 / 4)?;
-            }
-            _ => {}
-        }
-    }
+    budget.spend(cost::of(name, member, &args))?;
     let args = args.as_slice();
     if let Some(result) = operators::call(name, args) {
         return result;
     }
     let result = match member {
-        false => global(name, args, budget),
+        false => global(name, args),
         true => None,
     };
     let found = result
         .or_else(|| conversions(name, member, args))
-        .or_else(|| strings::call(name, member, args, budget))
+        .or_else(|| strings::call(name, member, args))
         .or_else(|| time::call(name, member, args))
-        .or_else(|| lists::call(name, member, args, budget))
+        .or_else(|| lists::call(name, member, args))
         .or_else(|| net::call(name, member, args))
         .or_else(|| quantities::call(name, member, args))
         .or_else(|| formats::call(name, member, args))
@@ -62,7 +54,7 @@ pub fn call<'a>(
     found.unwrap_or_else(no_overload)
 }
 
-fn global<'a>(name: &str, args: &Args<'a>, _: &mut Budget) -> Option<Outcome<'a>> {
+fn global<'a>(name: &str, args: &Args<'a>) -> Option<Outcome<'a>> {
     let some = |value: &Value<'a>| Ok(Value::Optional(Some(Arc::new(value.clone()))));
     Some(match (name, args) {
         ("type", [value]) => Ok(Value::Type(value.type_name())),

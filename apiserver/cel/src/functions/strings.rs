@@ -1,17 +1,19 @@
 //! Text: cel's own functions, cel-go's strings extension (version 2) and Kubernetes' regular expressions. Positions are
 //! in characters, not bytes.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use regex::Regex;
 
 use super::{Args, shown, texts};
-use crate::budget::Budget;
 use crate::eval::{EvalError, Outcome, failed, no_overload};
 use crate::value::{List, Value};
 
-pub fn call<'a>(name: &str, member: bool, args: &Args<'a>, budget: &mut Budget) -> Option<Outcome<'a>> {
+pub fn call<'a>(name: &str, member: bool, args: &Args<'a>) -> Option<Outcome<'a>> {
     if !member {
         return match (name, args) {
-            ("matches", [Value::String(text), Value::String(pattern)]) => Some(matches(text, pattern, budget)),
+            ("matches", [Value::String(text), Value::String(pattern)]) => Some(matches(text, pattern)),
             ("strings.quote", [Value::String(text)]) => Some(Ok(Value::text(format!("{:?}", &**text)))),
             ("jsonpatch.escapeKey", [Value::String(text)]) => {
                 Some(Ok(Value::text(text.replace('~', "~0").replace('/', "~1"))))
@@ -32,12 +34,12 @@ pub fn call<'a>(name: &str, member: bool, args: &Args<'a>, budget: &mut Budget) 
         return Some(result);
     }
     Some(match (name, rest) {
-        ("matches", [Value::String(pattern)]) => matches(text, pattern, budget),
+        ("matches", [Value::String(pattern)]) => matches(text, pattern),
         ("find", [Value::String(pattern)]) => {
-            regex(pattern, text, budget).map(|regex| Value::text(regex.find(text).map_or("", |found| found.as_str())))
+            regex(pattern).map(|regex| Value::text(regex.find(text).map_or("", |found| found.as_str())))
         }
-        ("findAll", [Value::String(pattern)]) => find_all(text, pattern, -1, budget),
-        ("findAll", [Value::String(pattern), Value::Int(most)]) => find_all(text, pattern, *most, budget),
+        ("findAll", [Value::String(pattern)]) => find_all(text, pattern, -1),
+        ("findAll", [Value::String(pattern), Value::Int(most)]) => find_all(text, pattern, *most),
         ("format", [Value::List(args)]) => format(text, args),
         _ => return None,
     })
@@ -75,18 +77,34 @@ fn simple<'a>(name: &str, text: &str, rest: &Args<'a>) -> Option<Outcome<'a>> {
     })
 }
 
-fn regex(pattern: &str, text: &str, budget: &mut Budget) -> Result<Regex, EvalError> {
-    budget.spend((text.len() as u64 / 10 + 1) * (pattern.len() as u64 / 4 + 1))?;
+/// As many compiled patterns as a thread keeps: rules ask for the same few again and again.
+const MOST_PATTERNS: usize = 64;
+
+thread_local! {
+    static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
+
+fn regex(pattern: &str) -> Result<Regex, EvalError> {
+    if let Some(known) = PATTERNS.with_borrow(|known| known.get(pattern).cloned()) {
+        return Ok(known);
+    }
     let built = regex::RegexBuilder::new(pattern).size_limit(1 << 20).build();
-    built.map_err(|error| EvalError::Failed(format!("error parsing regexp: {error}")))
+    let built = built.map_err(|error| EvalError::Failed(format!("error parsing regexp: {error}")))?;
+    PATTERNS.with_borrow_mut(|known| {
+        if known.len() >= MOST_PATTERNS {
+            known.clear();
+        }
+        known.insert(pattern.to_owned(), built.clone());
+    });
+    Ok(built)
 }
 
-fn matches<'a>(text: &str, pattern: &str, budget: &mut Budget) -> Outcome<'a> {
-    regex(pattern, text, budget).map(|regex| Value::Bool(regex.is_match(text)))
+fn matches<'a>(text: &str, pattern: &str) -> Outcome<'a> {
+    regex(pattern).map(|regex| Value::Bool(regex.is_match(text)))
 }
 
-fn find_all<'a>(text: &str, pattern: &str, most: i64, budget: &mut Budget) -> Outcome<'a> {
-    let regex = regex(pattern, text, budget)?;
+fn find_all<'a>(text: &str, pattern: &str, most: i64) -> Outcome<'a> {
+    let regex = regex(pattern)?;
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     Ok(texts(regex.find_iter(text).take(most).map(|found| found.as_str().to_owned())))
 }

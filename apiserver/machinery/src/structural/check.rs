@@ -16,12 +16,30 @@ pub struct Old<'a> {
 }
 
 impl<'a> Old<'a> {
-    fn key(self, name: &str) -> Option<Old<'a>> {
+    /// Whether `new`, in its place, is the same. A list of type map may be in another order; what the schema does not know
+    /// is never the same (apiserver/pkg/cel/common/equality.go).
+    pub fn unchanged(self, new: &Value) -> bool {
+        match (self.value, new) {
+            (Value::Array(old), Value::Array(new)) => {
+                let by_key = matches!(self.node.list, ListRule::Map(_));
+                let same = |item: &Value| self.index(item).is_some_and(|old| old.unchanged(item));
+                old.len() == new.len() && if by_key { new.iter().all(same) } else { old == new }
+            }
+            (Value::Object(old), Value::Object(new)) => {
+                let same = |(name, value): (&String, &Value)| self.key(name).is_some_and(|old| old.unchanged(value));
+                old.len() == new.len() && new.iter().all(same)
+            }
+            (old, new) => old == new,
+        }
+    }
+
+    /// What stood in the place of a member.
+    pub fn key(self, name: &str) -> Option<Old<'a>> {
         Some(Old { value: self.value.as_object()?.get(name)?, node: self.node.member(name)? })
     }
 
     /// The element of a list of type map that has the same keys.
-    fn index(self, item: &Value) -> Option<Old<'a>> {
+    pub fn index(self, item: &Value) -> Option<Old<'a>> {
         let ListRule::Map(keys) = &self.node.list else { return None };
         let same = |old: &&Value| keys.iter().all(|key| old.get(key) == item.get(key));
         Some(Old { value: self.value.as_array()?.iter().find(same)?, node: self.node.items.as_deref()? })
@@ -98,7 +116,7 @@ impl Node {
             self.check_object(path, members, old, &mut out);
         }
         out.matches += 1;
-        if !out.faults.is_empty() && old.is_some_and(|old| old.value == value) {
+        if !out.faults.is_empty() && old.is_some_and(|old| old.unchanged(value)) {
             out.faults.clear();
         }
         out

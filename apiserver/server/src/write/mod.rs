@@ -132,6 +132,7 @@ impl Write<'_> {
             extra: &self.user.extra,
             namespace: self.resource.namespaced().then_some(self.namespace),
             random: &rand::random::<u64>,
+            warn: &|text| self.warn([text]),
         })
     }
 

@@ -3,8 +3,10 @@
 use serde_json::Value;
 use skeg_machinery::field::{Error, ErrorList, Path};
 
+use super::rules::{Costs, Position};
 use super::{embeds, member, property};
 use crate::check::Report;
+use crate::custom::rules::{MEMBER, field_path, has_rules};
 use crate::json::Read;
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -18,19 +20,28 @@ struct Place {
     metadata: bool,
     /// Why no default may be set.
     no_defaults: Option<String>,
+    /// What rules here would see; absent beneath conditions.
+    position: Option<Position>,
 }
 
-pub fn check(e: &mut ErrorList, path: &Path, root: &Value) {
-    level(e, path, root, &Place { root: true, ..Place::default() });
+/// `costs`: absent when rules are not looked into.
+pub fn check(e: &mut ErrorList, path: &Path, root: &Value, costs: Option<Costs>) {
+    let mut costs = costs;
+    let position = costs.as_ref().filter(|_| has_rules(root)).map(|_| Position::root(root));
+    level(e, path, root, &Place { root: true, position, ..Place::default() }, &mut costs);
+    if let Some(costs) = costs {
+        costs.finish(e, path);
+    }
 }
 
-fn level(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
+fn level(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place, costs: &mut Option<Costs>) {
+    let before = e.len();
     supported(e, path, schema, place);
     if schema.flag("uniqueItems") {
         let detail = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
         e.forbidden(&path.child("uniqueItems"), detail);
     }
-    below(e, path, schema, place);
+    below(e, path, schema, place, costs);
     let preserve = member(schema, "x-kubernetes-preserve-unknown-fields");
     if *preserve == Value::Bool(false) {
         e.invalid(&path.child("x-kubernetes-preserve-unknown-fields"), false, "must be true or undefined");
@@ -40,6 +51,12 @@ fn level(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
     list_map(e, path, schema);
     list_items(e, path, schema);
     rules(e, path, schema);
+    // A schema with errors here or below is not one that rules can be compiled against.
+    if let (Some(costs), Some(position)) = (costs, &place.position)
+        && e.len() == before
+    {
+        costs.check(path, schema, position);
+    }
 }
 
 fn supported(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
@@ -74,8 +91,9 @@ fn supported(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
     }
 }
 
-fn below(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
-    let inner = Place { root: false, ..place.clone() };
+fn below(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place, costs: &mut Option<Costs>) {
+    let inner = Place { root: false, position: None, ..place.clone() };
+    let position = place.position.as_ref();
     let additional = member(schema, "additionalProperties");
     if !additional.is_null() {
         let at = path.child("additionalProperties");
@@ -87,7 +105,8 @@ fn below(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
             inner.no_defaults = Some("inside additionalProperties applying to object metadata".into());
         }
         if additional.is_object() {
-            level(e, &at, additional, &inner);
+            inner.position = position.map(|position| position.values(schema));
+            level(e, &at, additional, &inner, costs);
         }
     }
     for (name, property) in schema.entries("properties") {
@@ -98,21 +117,25 @@ fn below(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
                 inner.no_defaults = Some(format!("in top-level {name}"));
             }
         }
-        level(e, &path.child("properties").key(name), property, &inner);
+        inner.position = position.map(|position| position.property(schema, name));
+        level(e, &path.child("properties").key(name), property, &inner, costs);
     }
     if member(schema, "not").is_object() {
-        level(e, &path.child("not"), member(schema, "not"), &inner);
+        level(e, &path.child("not"), member(schema, "not"), &inner, costs);
     }
     for name in ["allOf", "oneOf", "anyOf"] {
         for (index, one) in schema.list(name).iter().enumerate() {
-            level(e, &path.child(name).index(index), one, &inner);
+            level(e, &path.child(name).index(index), one, &inner, costs);
         }
     }
     match member(schema, "items") {
-        items @ Value::Object(_) => level(e, &path.child("items"), items, &inner),
+        items @ Value::Object(_) => {
+            let inner = Place { position: position.map(|position| position.items(schema, path)), ..inner };
+            level(e, &path.child("items"), items, &inner, costs);
+        }
         Value::Array(all) => {
             for (index, items) in all.iter().enumerate() {
-                level(e, &path.child("items").index(index), items, &inner);
+                level(e, &path.child("items").index(index), items, &inner, costs);
             }
         }
         _ => {}
@@ -242,8 +265,8 @@ fn list_items(e: &mut ErrorList, path: &Path, schema: &Value) {
 /// The form of x-kubernetes-validations, without what the expressions say.
 fn rules(e: &mut ErrorList, path: &Path, schema: &Value) {
     let breaks = |text: &str| text.contains(['\n', '\r']);
-    for (index, rule) in schema.list("x-kubernetes-validations").iter().enumerate() {
-        let at = path.child("x-kubernetes-validations").index(index);
+    for (index, rule) in schema.list(MEMBER).iter().enumerate() {
+        let at = path.child(MEMBER).index(index);
         let (text, message) = (rule.text("rule").trim(), rule.text("message"));
         if text.is_empty() {
             e.required(&at.child("rule"), "rule is not specified");
@@ -267,6 +290,9 @@ fn rules(e: &mut ErrorList, path: &Path, schema: &Value) {
         }
         if breaks(field) {
             e.invalid(&at.child("fieldPath"), field, "must not contain line breaks");
+        }
+        if !field.is_empty() && field_path(field, schema).is_err() {
+            e.invalid(&at.child("fieldPath"), field, "must be a valid path");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The schemas of a definition's versions (apiextensions-apiserver/pkg/apis/apiextensions/validation and
-//! pkg/apiserver/schema): structural, of what is supported, and with defaults that fit. Expressions
-//! (x-kubernetes-validations) are compiled elsewhere; here is what else their rules must be.
+//! pkg/apiserver/schema): structural, of what is supported, with defaults that fit, and with rules that compile and cost
+//! no more than they may. Running the rules is `custom`'s.
 
 mod defaults;
 mod levels;
+mod rules;
 mod structural;
 
 use serde_json::Value;
@@ -38,8 +39,9 @@ const AT_ROOT: [(&str, &str); 22] = [
     ("XValidations", "x-kubernetes-validations"),
 ];
 
-/// A version's whole schema. `status`: whether status is a subresource of it.
-pub fn check(e: &mut ErrorList, path: &Path, root: &Value, status: bool) {
+/// A version's whole schema. `status`: whether status is a subresource of it. `known`: it is as it was before an update, so
+/// that the cost of a single rule is not judged again.
+pub fn check(e: &mut ErrorList, path: &Path, root: &Value, status: bool, known: bool) {
     if status {
         check_root(e, path, root);
     }
@@ -51,7 +53,9 @@ pub fn check(e: &mut ErrorList, path: &Path, root: &Value, status: bool) {
     if e.len() == before {
         defaults::check(e, path, root);
     }
-    levels::check(e, path, root);
+    // What a schema means for rules is known only when it is structural.
+    let sound = e.len() == before;
+    levels::check(e, path, root, sound.then(|| rules::Costs::new(known)));
 }
 
 fn check_root(e: &mut ErrorList, path: &Path, root: &Value) {

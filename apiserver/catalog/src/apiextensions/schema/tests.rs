@@ -6,7 +6,7 @@ use skeg_machinery::field::{ErrorList, Path};
 #[track_caller]
 fn check(schema: Value, expect: &[&str]) {
     let mut errors = ErrorList::new();
-    super::check(&mut errors, &Path::new("s"), &schema, false);
+    super::check(&mut errors, &Path::new("s"), &schema, false, false);
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(texts, expect);
 }
@@ -149,4 +149,74 @@ fn rules_have_their_form() {
             r#"s.x-kubernetes-validations[2].reason: Unsupported value: "Odd": supported values: "FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired""#,
         ],
     );
+}
+
+/// A list of lists whose inner ones have a rule.
+fn nested_list(rule: Value) -> Value {
+    let inner = json!({"type": "array", "items": {"type": "string"}, "x-kubernetes-validations": [rule]});
+    object(json!({"x": {"type": "array", "items": inner}}))
+}
+
+#[test]
+fn rules_compile_against_their_schema() {
+    let rules = |rules: Value| {
+        let mut schema = object(json!({"n": {"type": "integer"}}));
+        schema["x-kubernetes-validations"] = rules;
+        schema
+    };
+    check(rules(json!([{"rule": "self.n > 1 && self.metadata.name != ''"}, {"rule": "self.n > oldSelf.n"}])), &[]);
+    check(
+        rules(
+            json!([{"rule": "self.z == 1"}, {"rule": "self.n"}, {"rule": "self.n > 1", "messageExpression": "self.n"},
+            {"rule": "self.n > 1", "optionalOldSelf": true, "fieldPath": ".z"}]),
+        ),
+        &["s.x-kubernetes-validations[3].fieldPath: Invalid value: \".z\": must be a valid path"],
+    );
+    check(
+        rules(
+            json!([{"rule": "self.z == 1"}, {"rule": "self.n"}, {"rule": "self.n > 1", "messageExpression": "self.n"},
+            {"rule": "self.n > 1", "optionalOldSelf": true}]),
+        ),
+        &[
+            r#"s.x-kubernetes-validations[0].rule: Invalid value: {"Rule":"self.z == 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed: ERROR: <input>:1:5: undefined field 'z'
+ | self.z == 1
+ | ....^"#,
+            r#"s.x-kubernetes-validations[1].rule: Invalid value: {"Rule":"self.n","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: cel expression must evaluate to a bool"#,
+            r#"s.x-kubernetes-validations[2].messageExpression: Invalid value: {"Rule":"self.n \u003e 1","Message":"","MessageExpression":"self.n","Reason":null,"FieldPath":"","OptionalOldSelf":null}: messageExpression must evaluate to a string"#,
+            "s.x-kubernetes-validations[3].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule",
+        ],
+    );
+}
+
+#[test]
+fn rules_do_not_ask_for_old_values_of_elements_that_have_none() {
+    let rule = "self.size() >= oldSelf.size()";
+    check(
+        nested_list(json!({"rule": rule})),
+        &[
+            r#"s.properties[x].items.x-kubernetes-validations[0].rule: Invalid value: "self.size() >= oldSelf.size()": oldSelf cannot be used on the uncorrelatable portion of the schema within s.properties[x]"#,
+        ],
+    );
+}
+
+#[test]
+fn rules_may_not_cost_more_than_their_share() {
+    let schema = nested_list(json!({"rule": "self.all(s, s == 'string constant')"}));
+    let limits = "(try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)";
+    let at = "s.properties[x].items.x-kubernetes-validations[0].rule";
+    check(
+        schema.clone(),
+        &[
+            &format!("{at}: Forbidden: estimated rule cost exceeds budget by factor of more than 100x {limits}"),
+            &format!(
+                "{at}: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"
+            ),
+            &format!(
+                "s: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x {limits}"
+            ),
+        ],
+    );
+    let mut errors = ErrorList::new();
+    super::check(&mut errors, &Path::new("s"), &schema, false, true);
+    assert_eq!(errors.len(), 2, "a single rule that was there before is not judged again: {errors:?}");
 }
