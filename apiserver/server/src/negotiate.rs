@@ -124,7 +124,7 @@ pub fn output_without_tables(headers: &HeaderMap, query: &Query) -> Result<Outpu
     choose(headers, query, &ALL, false)
 }
 
-/// The same for objects that are served as `offered` only: custom resources have no protobuf.
+/// The same for objects that are served as `offered` only: custom resources have no protobuf, but their metadata has.
 pub fn output_among(headers: &HeaderMap, query: &Query, offered: &[Media]) -> Result<Output, Status> {
     choose(headers, query, offered, true)
 }
@@ -135,14 +135,19 @@ fn choose(headers: &HeaderMap, query: &Query, offered: &[Media], tables: bool) -
     if clauses.is_empty() {
         return Ok(Output { pretty, ..Output::JSON });
     }
+    let of_metadata = [Media::Protobuf].into_iter().filter(|media| !offered.contains(media));
+    let all: Vec<Media> = offered.iter().copied().chain(of_metadata).collect();
     for clause in &clauses {
-        for &media in offered {
+        for &media in &all {
             if !clause.allows(media) || clause.param("stream").is_some_and(|s| !matches!(s, "" | "watch")) {
                 continue;
             }
             if let Some(transform) = transform(clause, query)? {
                 // Tables have no protobuf.
                 if (media == Media::Protobuf || !tables) && matches!(transform, Transform::Table { .. }) {
+                    continue;
+                }
+                if !offered.contains(&media) && !matches!(transform, Transform::Partial { .. }) {
                     continue;
                 }
                 let pretty = (pretty || clause.param("pretty") == Some("1")) && media == Media::Json;
@@ -247,6 +252,22 @@ mod tests {
             Ok((Media::Json, Transform::Partial { beta: false })),
         );
         check("application/xml, application/yaml;q=0.5, application/json;q=0.4", Ok((Media::Yaml, Transform::None)));
+    }
+
+    #[test]
+    fn custom_resources_have_protobuf_of_their_metadata_only() {
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        for (accept, expect) in [
+            (partial, Ok((Media::Protobuf, Transform::Partial { beta: false }))),
+            ("application/vnd.kubernetes.protobuf", Err(406)),
+            ("application/vnd.kubernetes.protobuf,application/json", Ok((Media::Json, Transform::None))),
+            ("*/*", Ok((Media::Json, Transform::None))),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().unwrap());
+            let got = output_among(&headers, &Query::default(), &CUSTOM);
+            assert_eq!(got.map(|o| (o.media, o.transform)).map_err(|s| s.code), expect, "{accept}");
+        }
     }
 
     #[test]
