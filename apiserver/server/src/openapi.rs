@@ -4,7 +4,7 @@
 //! A document is made when first asked for and kept compressed. Its hash is that of what it is derived from, so that the
 //! index costs no documents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::sync::Mutex;
 
@@ -32,10 +32,10 @@ use crate::query::Query;
 use crate::registry::{Resource, Snapshot};
 use crate::write::delete::returns_object;
 
-/// Compressed documents: of v3 by hash, of whatever registry generation; of v2 those of the generation last asked for.
+/// Compressed documents, of the state last asked for: of v3 by their names, with their hashes; of v2 by encoding.
 #[derive(Default)]
 pub struct OpenApi {
-    documents: Mutex<HashMap<String, Bytes>>,
+    documents: Mutex<HashMap<String, (String, Bytes)>>,
     v2: Mutex<V2Documents>,
 }
 
@@ -65,7 +65,7 @@ pub fn serve(
     }
     let below = path.strip_prefix(ROOT)?;
     if below.is_empty() {
-        return Some(Ok(index(snapshot, aggregation, headers)));
+        return Some(Ok(index(openapi, snapshot, aggregation, headers)));
     }
     let source = source(snapshot, below.strip_prefix('/')?)?;
     Some(Ok(document(openapi, &source, headers, query)))
@@ -130,9 +130,11 @@ fn sources(snapshot: &Snapshot) -> Vec<Source> {
     names.iter().filter_map(|name| source(snapshot, name)).collect()
 }
 
-fn index(snapshot: &Snapshot, aggregation: Option<&Aggregation>, headers: &HeaderMap) -> Response {
+fn index(openapi: &OpenApi, snapshot: &Snapshot, aggregation: Option<&Aggregation>, headers: &HeaderMap) -> Response {
     let mut paths = Map::new();
-    for source in sources(snapshot) {
+    let sources = sources(snapshot);
+    openapi.keep(&sources.iter().map(|source| source.name.clone()).collect());
+    for source in sources {
         let url = relative_url(&source.name, &source.hash());
         paths.insert(source.name, json!({"serverRelativeURL": url}));
     }
@@ -226,7 +228,7 @@ fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Que
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
     }
-    let compressed = openapi.compressed(&hash, || source.document());
+    let compressed = openapi.compressed(&source.name, &hash, || source.document());
     insert_body(&mut response, compressed, headers);
     response
 }
@@ -328,13 +330,20 @@ impl OpenApi {
         documents.by_encoding.entry(encoding).or_insert_with(make).clone()
     }
 
-    fn compressed(&self, hash: &str, make: impl FnOnce() -> Value) -> Bytes {
+    /// A newer document takes the place of the one before it, so that definitions that change leave nothing behind.
+    fn compressed(&self, name: &str, hash: &str, make: impl FnOnce() -> Value) -> Bytes {
         let lock = || self.documents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(found) = lock().get(hash) {
+        if let Some((_, found)) = lock().get(name).filter(|(of, _)| of == hash) {
             return found.clone();
         }
         let compressed = compress(&serde_json::to_vec(&make()).expect("a JSON tree serializes"));
-        lock().insert(hash.to_owned(), compressed.clone());
+        lock().insert(name.to_owned(), (hash.to_owned(), compressed.clone()));
         compressed
+    }
+
+    /// Forgets the documents of what is no longer served.
+    fn keep(&self, names: &HashSet<String>) {
+        let mut documents = self.documents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        documents.retain(|name, _| names.contains(name));
     }
 }
