@@ -13,7 +13,7 @@ use skeg_server::pki::join::{BootstrapToken, JoinToken};
 use skeg_server::pki::{Pki, PkiOptions, files, kubeconfig};
 use skeg_server::request::UserInfo;
 use skeg_server::resources::{GroupResource, WriteOptions};
-use skeg_server::server::Server;
+use skeg_server::server::{Build, Server};
 use skeg_server::{serving, standard};
 use skeg_storage::Store;
 use skeg_storage::embedded::{Embedded, Options as StoreOptions};
@@ -23,6 +23,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::node::Settings;
 use crate::server::Args;
+
+/// The checkout that this was built from.
+const BUILD: Build = Build {
+    commit: match option_env!("SKEG_GIT_COMMIT") {
+        Some(commit) => commit,
+        None => "",
+    },
+    date: match option_env!("SKEG_BUILD_DATE") {
+        Some(date) => date,
+        None => "1970-01-01T00:00:00Z",
+    },
+};
 
 /// Everything that runs, until its token is cancelled.
 pub struct ControlPlane {
@@ -67,6 +79,7 @@ pub async fn start(
         static_tokens: args.token_auth_file.clone(),
         anonymous: true,
         join_token: Some(token.clone()),
+        build: BUILD,
     };
     let server = standard::start(store.clone(), &pki, options, &tasks, &shutdown).await;
     let server = server.context("cannot start the API server")?;

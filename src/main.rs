@@ -86,7 +86,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Images(args) => images::run(args).await,
         Command::Reset(args) => reset::run(args).await,
         Command::Version => {
-            println!("skeg {} (Kubernetes {KUBERNETES_VERSION})", env!("CARGO_PKG_VERSION"));
+            let commit = option_env!("SKEG_GIT_COMMIT").map(|commit| format!(", commit {commit}")).unwrap_or_default();
+            println!("skeg {} (Kubernetes {KUBERNETES_VERSION}{commit})", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::negotiate::Output;
 use crate::query::Query;
 use crate::respond;
-use crate::server::Server;
+use crate::server::{Build, Server};
 
 /// The Kubernetes version that clients are told.
 pub const MAJOR: &str = "1";
@@ -18,7 +18,7 @@ pub const GIT_VERSION: &str = "v1.36.3+skeg";
 /// Answers a health, version or metrics path; `None` when `path` is none.
 pub async fn serve(server: &Server, path: &str, query: &Query) -> Option<Response> {
     match path {
-        "/version" => return Some(version()),
+        "/version" => return Some(version(&server.build)),
         "/metrics" => return Some(respond::plain(StatusCode::OK, server.metrics.render())),
         _ => {}
     }
@@ -74,7 +74,7 @@ async fn checks(server: &Server, endpoint: &str) -> Vec<(String, Result<(), Stri
     results
 }
 
-fn version() -> Response {
+fn version(build: &Build) -> Response {
     let pretty = Output { pretty: true, ..Output::JSON };
     let mut response = respond::value(
         StatusCode::OK,
@@ -87,9 +87,9 @@ fn version() -> Response {
             "minCompatibilityMajor": MAJOR,
             "minCompatibilityMinor": "35",
             "gitVersion": GIT_VERSION,
-            "gitCommit": option_env!("SKEG_GIT_COMMIT").unwrap_or(""),
+            "gitCommit": build.commit,
             "gitTreeState": "clean",
-            "buildDate": option_env!("SKEG_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+            "buildDate": build.date,
             "goVersion": "",
             "compiler": "rustc",
             "platform": format!("{}/{}", std::env::consts::OS, go_arch()),

@@ -30,11 +30,12 @@ use crate::health::GIT_VERSION;
 use crate::negotiate;
 use crate::query::Query;
 use crate::registry::{Resource, Snapshot};
+use crate::server::Build;
 use crate::write::delete::returns_object;
 
 /// Compressed documents, of the state last asked for: of v3 by their names, with their hashes; of v2 by encoding.
-#[derive(Default)]
 pub struct OpenApi {
+    build: Build,
     documents: Mutex<HashMap<String, (String, Bytes)>>,
     v2: Mutex<V2Documents>,
 }
@@ -100,8 +101,8 @@ impl Source {
     }
 
     /// Of everything that the document is derived from.
-    fn hash(&self) -> String {
-        let build = option_env!("SKEG_GIT_COMMIT").unwrap_or(env!("CARGO_PKG_VERSION"));
+    fn hash(&self, build: &Build) -> String {
+        let build = if build.commit.is_empty() { env!("CARGO_PKG_VERSION") } else { build.commit };
         format!("{:X}", Sha512::digest(format!("{GIT_VERSION} {build} {:?}", self.of)))
     }
 }
@@ -135,7 +136,7 @@ fn index(openapi: &OpenApi, snapshot: &Snapshot, aggregation: Option<&Aggregatio
     let sources = sources(snapshot);
     openapi.keep(&sources.iter().map(|source| source.name.clone()).collect());
     for source in sources {
-        let url = relative_url(&source.name, &source.hash());
+        let url = relative_url(&source.name, &source.hash(&openapi.build));
         paths.insert(source.name, json!({"serverRelativeURL": url}));
     }
     for (group, versions) in aggregation.map(Aggregation::groups).unwrap_or_default() {
@@ -205,7 +206,7 @@ fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Que
         *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
         return response;
     }
-    let hash = source.hash();
+    let hash = source.hash(&openapi.build);
     let etag = insert_etag(&mut response, &hash);
     match query.get("hash") {
         None | Some("") => {}
@@ -265,7 +266,7 @@ fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
         return response;
     };
     let sources = sources(snapshot);
-    let hashes: Vec<String> = sources.iter().map(Source::hash).collect();
+    let hashes: Vec<String> = sources.iter().map(|source| source.hash(&openapi.build)).collect();
     let hash = format!("{:X}", Sha512::digest(hashes.join(" ")));
     let etag = insert_etag(&mut response, &hash);
     let own = response.headers_mut();
@@ -314,6 +315,10 @@ fn compress(document: &[u8]) -> Bytes {
 }
 
 impl OpenApi {
+    pub fn new(build: Build) -> OpenApi {
+        OpenApi { build, documents: Mutex::default(), v2: Mutex::default() }
+    }
+
     /// Made by one caller for all: while it is being made the others wait, rather than make it too.
     fn v2(&self, hash: &str, encoding: Encoding, sources: &[Source]) -> Bytes {
         let mut documents = self.v2.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

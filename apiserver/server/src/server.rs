@@ -95,6 +95,20 @@ pub struct Chain {
     pub ready: Vec<(String, Check)>,
 }
 
+/// What the program was built from, as it tells clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    pub commit: &'static str,
+    /// RFC 3339.
+    pub date: &'static str,
+}
+
+impl Default for Build {
+    fn default() -> Build {
+        Build { commit: "", date: "1970-01-01T00:00:00Z" }
+    }
+}
+
 pub struct Config {
     pub store: Arc<dyn Store>,
     pub resources: Vec<Arc<ResourceSpec>>,
@@ -103,6 +117,7 @@ pub struct Config {
     pub shutdown: CancellationToken,
     /// The wall clock; tests bring their own.
     pub clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    pub build: Build,
 }
 
 impl Config {
@@ -113,6 +128,7 @@ impl Config {
             limits: Limits::default(),
             shutdown: CancellationToken::new(),
             clock: Arc::new(Utc::now),
+            build: Build::default(),
         }
     }
 }
@@ -124,6 +140,7 @@ pub struct Server {
     pub(crate) shutdown: CancellationToken,
     pub(crate) discovery: Discovery,
     pub(crate) openapi: OpenApi,
+    pub(crate) build: Build,
     pub(crate) metrics: Metrics,
     priorities: Priorities,
     pub(crate) definitions: crd::Served,
@@ -140,7 +157,8 @@ impl Server {
             store: config.store,
             shutdown: config.shutdown,
             discovery: Discovery::default(),
-            openapi: OpenApi::default(),
+            openapi: OpenApi::new(config.build),
+            build: config.build,
             metrics: Metrics::default(),
             priorities: Priorities::default(),
             definitions: crd::Served::default(),

@@ -45,6 +45,7 @@ pub async fn start(
 ) -> Result<Arc<Server>, StartError> {
     let mut config = Config::new(store, skeg_catalog::all().into_iter().map(Arc::new).collect());
     config.shutdown = shutdown.clone();
+    config.build = options.build;
     let server = Server::new(config);
     let edge = Edge::new(server.resources(), server.types(), pki, options)?;
     let tls = serving::tls::client_config(&[pki.ca.certificate_der()], Some(&pki.apiserver_kubelet_client))?;

@@ -42,6 +42,7 @@ async fn main() {
         static_tokens: None,
         anonymous: true,
         join_token: None,
+        build: Default::default(),
     };
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let server = standard::start(store, &pki, options, &tasks, &shutdown).await.expect("the server starts");

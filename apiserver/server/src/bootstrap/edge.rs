@@ -49,7 +49,7 @@ use crate::pki::Pki;
 use crate::pki::join::BootstrapToken;
 use crate::resources::Resources;
 use crate::served::Types;
-use crate::server::{Chain, Check, PathHandler};
+use crate::server::{Build, Chain, Check, PathHandler};
 use crate::special::SpecialHandler;
 use crate::webhook::Webhooks;
 
@@ -81,6 +81,7 @@ pub struct EdgeOptions {
     pub anonymous: bool,
     /// What new nodes join with.
     pub join_token: Option<BootstrapToken>,
+    pub build: Build,
 }
 
 /// The address that the `kubernetes` service has: the first usable one.

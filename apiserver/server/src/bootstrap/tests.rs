@@ -59,6 +59,7 @@ async fn start(directory: std::path::PathBuf, store: Arc<Embedded>) -> Cluster {
         static_tokens: None,
         anonymous: true,
         join_token: BootstrapToken::parse(TOKEN),
+        build: Default::default(),
     };
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let server = crate::standard::start(store.clone(), &pki, options, &tasks, &shutdown).await.unwrap();
