@@ -67,8 +67,10 @@ pub async fn start(
     let open = tokio::task::spawn_blocking(move || Embedded::open(directory, StoreOptions::default()));
     let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(&pki)).await?;
     let pki = Arc::new(pki.context("cannot make the cluster's certificates")?);
-    let store: Arc<dyn Store> = Arc::new(open.await?.context("cannot open the store")?);
+    let embedded = Arc::new(open.await?.context("cannot open the store")?);
+    let store: Arc<dyn Store> = embedded.clone();
     let (tasks, token) = (TaskTracker::new(), join_token(data_dir));
+    tasks.spawn(crate::snapshot::serve(embedded, data_dir.clone(), shutdown.clone()));
     let options = EdgeOptions {
         issuer: format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain),
         audiences: Vec::new(),

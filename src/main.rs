@@ -8,6 +8,7 @@ mod join;
 mod node;
 mod reset;
 mod server;
+mod snapshot;
 mod status;
 mod token;
 
@@ -40,6 +41,8 @@ enum Command {
     Token(token::Args),
     /// Load container images from files, or list them
     Images(images::Args),
+    /// Save the state of a cluster to a file, or restore it
+    Snapshot(snapshot::Args),
     /// Remove what a stopped server or agent left on this machine
     Reset(reset::Args),
     /// Print the version
@@ -84,6 +87,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Check(args) => check::run(&args),
         Command::Token(args) => token::run(args).await,
         Command::Images(args) => images::run(args).await,
+        Command::Snapshot(args) => snapshot::run(args).await,
         Command::Reset(args) => reset::run(args).await,
         Command::Version => {
             let commit = option_env!("SKEG_GIT_COMMIT").map(|commit| format!(", commit {commit}")).unwrap_or_default();
