@@ -70,6 +70,10 @@ pub enum Backing {
 pub trait StoredForm: Send + Sync + 'static {
     /// An object from stored bytes: converted, pruned and defaulted by the schema as it is now.
     fn read(&self, bytes: &[u8]) -> Result<Value, String>;
+    /// The same of many, in their order: a webhook that converts is asked once.
+    fn read_all(&self, all: &[&[u8]]) -> Vec<Result<Value, String>> {
+        all.iter().map(|bytes| self.read(bytes)).collect()
+    }
     /// An object of any version as the one that the spec serves.
     fn convert(&self, object: Value) -> Result<Value, String>;
     /// An object as it is to be stored.

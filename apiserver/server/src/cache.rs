@@ -78,12 +78,28 @@ impl Fields {
     }
 
     fn decode(&self, bytes: &Bytes, revision: u64) -> Result<Item, String> {
-        let paths: Vec<&str> = self.paths.iter().map(String::as_str).collect();
-        let bytes = &match &self.spec.backing {
+        match &self.spec.backing {
             // Once here, for every reader: converted, pruned and defaulted.
-            Backing::Custom(form) => codec::encode(&form.read(bytes)?, &self.spec.versions[0].schema),
-            _ => bytes.clone(),
+            Backing::Custom(form) => self.item(&self.encode(&form.read(bytes)?), revision),
+            _ => self.item(bytes, revision),
+        }
+    }
+
+    fn decode_all(&self, kvs: &[KeyValue]) -> Vec<Result<Item, String>> {
+        let Backing::Custom(form) = &self.spec.backing else {
+            return kvs.iter().map(|kv| self.decode(&kv.value, kv.mod_revision)).collect();
         };
+        let all: Vec<&[u8]> = kvs.iter().map(|kv| &kv.value[..]).collect();
+        let read = form.read_all(&all).into_iter().zip(kvs);
+        read.map(|(object, kv)| self.item(&self.encode(&object?), kv.mod_revision)).collect()
+    }
+
+    fn encode(&self, custom: &Value) -> Bytes {
+        codec::encode(custom, &self.spec.versions[0].schema)
+    }
+
+    fn item(&self, bytes: &Bytes, revision: u64) -> Result<Item, String> {
+        let paths: Vec<&str> = self.paths.iter().map(String::as_str).collect();
         let header = header::scan(bytes, &paths).map_err(|error| error.to_string())?;
         let mut tree: Option<Value> = None;
         let mut computed = Vec::new();
@@ -107,6 +123,10 @@ impl Decode for Decoder {
 
     fn decode(&self, kv: &KeyValue) -> Result<Arc<Item>, String> {
         self.0.decode(&kv.value, kv.mod_revision).map(Arc::new)
+    }
+
+    fn decode_all(&self, kvs: &[KeyValue]) -> Vec<Result<Arc<Item>, String>> {
+        self.0.decode_all(kvs).into_iter().map(|item| item.map(Arc::new)).collect()
     }
 
     fn at_revision(&self, item: &Arc<Item>, revision: u64) -> Arc<Item> {

@@ -14,6 +14,11 @@ use crate::spec::StoredForm;
 /// Turns an object of one version into another, its apiVersion included. May take its time: a webhook is asked.
 pub trait Convert: Send + Sync + 'static {
     fn convert(&self, object: Value, to: &GroupVersionKind) -> Result<Value, String>;
+
+    /// The same of many, in their order.
+    fn convert_all(&self, objects: Vec<Value>, to: &GroupVersionKind) -> Result<Vec<Value>, String> {
+        objects.into_iter().map(|object| self.convert(object, to)).collect()
+    }
 }
 
 /// Conversion strategy None: all versions have one shape.
@@ -54,8 +59,9 @@ fn prune(object: &Value, schema: &TypeRef) -> Result<Value, String> {
     Ok(decoded.value)
 }
 
-impl StoredForm for Versions {
-    fn read(&self, bytes: &[u8]) -> Result<Value, String> {
+impl Versions {
+    /// An object as it is stored, and whether it is of the own version.
+    fn stored(&self, bytes: &[u8]) -> Result<(Value, bool), String> {
         let (api_version, _) = codec::interpret(bytes).map_err(|error| error.to_string())?;
         let stored = self.all.iter().position(|version| version.gvk.api_version() == api_version);
         let from = &self.all[stored.unwrap_or(self.own)];
@@ -65,7 +71,41 @@ impl StoredForm for Versions {
         if meta::generation(&object) == 0 {
             meta::set_generation(&mut object, 1);
         }
-        if stored == Some(self.own) { Ok(object) } else { self.converted(object, self.own()) }
+        Ok((object, stored == Some(self.own)))
+    }
+}
+
+impl StoredForm for Versions {
+    fn read(&self, bytes: &[u8]) -> Result<Value, String> {
+        match self.stored(bytes)? {
+            (object, true) => Ok(object),
+            (object, false) => self.converted(object, self.own()),
+        }
+    }
+
+    fn read_all(&self, all: &[&[u8]]) -> Vec<Result<Value, String>> {
+        let mut results = Vec::with_capacity(all.len());
+        let mut others = Vec::new();
+        for bytes in all {
+            match self.stored(bytes) {
+                Ok((object, true)) => results.push(Ok(object)),
+                Ok((object, false)) => {
+                    others.push((results.len(), object));
+                    results.push(Ok(Value::Null));
+                }
+                Err(why) => results.push(Err(why)),
+            }
+        }
+        let (places, objects): (Vec<usize>, Vec<Value>) = others.into_iter().unzip();
+        match self.convert.convert_all(objects, &self.own().gvk) {
+            Ok(converted) => {
+                for (place, object) in places.into_iter().zip(converted) {
+                    results[place] = prune(&object, &self.own().schema);
+                }
+            }
+            Err(why) => places.into_iter().for_each(|place| results[place] = Err(why.clone())),
+        }
+        results
     }
 
     fn convert(&self, object: Value) -> Result<Value, String> {

@@ -174,3 +174,47 @@ fn deprecated_versions_warn() {
     assert_eq!(warning, Some("example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget"));
     assert_eq!(all[1].versions[0].deprecation_warning, None);
 }
+
+/// Counts how often it is asked.
+#[derive(Default)]
+struct Counting(std::sync::atomic::AtomicUsize);
+
+impl Convert for Counting {
+    fn convert(&self, object: Value, to: &skeg_machinery::GroupVersionKind) -> Result<Value, String> {
+        SameShape.convert(object, to)
+    }
+
+    fn convert_all(&self, objects: Vec<Value>, to: &skeg_machinery::GroupVersionKind) -> Result<Vec<Value>, String> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if objects.len() > 2 {
+            return Err("too many".into());
+        }
+        objects.into_iter().map(|object| self.convert(object, to)).collect()
+    }
+}
+
+#[test]
+fn many_stored_objects_are_converted_at_once() {
+    let free = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let counting = Arc::new(Counting::default());
+    let convert: Arc<dyn Convert> = counting.clone();
+    let all = json!([version("v1", true, free.clone()), version("v2", false, free)]);
+    let all = specs(&definition(all), &convert).unwrap();
+    let stored = |version: &str, n: i64| {
+        json!({"apiVersion": format!("example.com/{version}"), "kind": "Widget", "metadata": {"name": "w"}, "spec": {"n": n}})
+            .to_string()
+            .into_bytes()
+    };
+    let read = |objects: &[Vec<u8>]| {
+        let bytes: Vec<&[u8]> = objects.iter().map(Vec::as_slice).collect();
+        form(&all[0]).read_all(&bytes)
+    };
+    let found = read(&[stored("v1", 1), stored("v2", 2), b"{".to_vec(), stored("v2", 3), stored("v1", 4)]);
+    let numbers: Vec<Option<i64>> =
+        found.iter().map(|found| found.as_ref().ok().and_then(|object| object["spec"]["n"].as_i64())).collect();
+    assert_eq!(numbers, [Some(1), Some(2), None, Some(3), Some(4)]);
+    assert_eq!(found[1].as_ref().unwrap()["apiVersion"], "example.com/v1");
+    assert_eq!(counting.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+    let failed = read(&[stored("v1", 1), stored("v2", 2), stored("v2", 3), stored("v2", 4)]);
+    assert_eq!(failed.iter().filter(|found| found.is_err()).count(), 3, "one's failure is that of all it is asked for");
+}

@@ -32,16 +32,20 @@ struct ByWebhook {
 }
 
 impl Convert for ByWebhook {
-    /// Waits for the webhook on this thread; the runtime's other tasks go on on another.
     fn convert(&self, object: Value, to: &GroupVersionKind) -> Result<Value, String> {
+        let converted = self.convert_all(vec![object], to)?;
+        converted.into_iter().next().ok_or_else(|| "the webhook returned nothing".to_owned())
+    }
+
+    /// Waits for the webhook on this thread; the runtime's other tasks go on on another.
+    fn convert_all(&self, objects: Vec<Value>, to: &GroupVersionKind) -> Result<Vec<Value>, String> {
         let desired = to.api_version();
-        if meta::api_version(&object) == desired {
-            return Ok(object);
+        if objects.iter().all(|object| meta::api_version(object) == desired) {
+            return Ok(objects);
         }
         let runtime = Handle::try_current().ok().filter(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
         let runtime = runtime.ok_or("conversion by webhook needs a runtime with several threads")?;
-        let asked = conversion::convert(&self.webhooks, &self.config, &self.versions, &desired, vec![object]);
-        let converted = tokio::task::block_in_place(|| runtime.block_on(asked))?;
-        converted.into_iter().next().ok_or_else(|| "the webhook returned nothing".to_owned())
+        let asked = conversion::convert(&self.webhooks, &self.config, &self.versions, &desired, objects);
+        tokio::task::block_in_place(|| runtime.block_on(asked))
     }
 }

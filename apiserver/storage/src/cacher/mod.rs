@@ -30,6 +30,11 @@ pub trait Decode: Send + Sync + 'static {
     /// The object in a stored value, as of `kv.mod_revision`. Called once per event, whatever the number of watchers.
     fn decode(&self, kv: &KeyValue) -> Result<Arc<Self::Object>, String>;
 
+    /// The same of many values, in their order: one that asks others for each may ask once for all.
+    fn decode_all(&self, kvs: &[KeyValue]) -> Vec<Result<Arc<Self::Object>, String>> {
+        kvs.iter().map(|kv| self.decode(kv)).collect()
+    }
+
     /// The same object but with the resourceVersion `revision`: what a DELETED event carries.
     fn at_revision(&self, object: &Arc<Self::Object>, revision: Revision) -> Arc<Self::Object>;
 
@@ -265,6 +270,13 @@ impl<D: Decode> Drop for Cacher<D> {
     }
 }
 
+fn entry_of<T>(kv: &KeyValue, decoded: Result<Arc<T>, String>) -> Result<Entry<T>, StoreError> {
+    let object = decoded.map_err(|reason| StoreError::Corrupt {
+        what: format!("value of {} cannot be decoded: {reason}", String::from_utf8_lossy(&kv.key)),
+    })?;
+    Ok(Entry { key: kv.key.clone(), revision: kv.mod_revision, object })
+}
+
 impl<D: Decode> Inner<D> {
     fn read_state(&self) -> std::sync::RwLockReadGuard<'_, State<D::Object>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -281,10 +293,11 @@ impl<D: Decode> Inner<D> {
     }
 
     fn entry(&self, kv: &KeyValue) -> Result<Entry<D::Object>, StoreError> {
-        let object = self.decode.decode(kv).map_err(|reason| StoreError::Corrupt {
-            what: format!("value of {} cannot be decoded: {reason}", String::from_utf8_lossy(&kv.key)),
-        })?;
-        Ok(Entry { key: kv.key.clone(), revision: kv.mod_revision, object })
+        entry_of(kv, self.decode.decode(kv))
+    }
+
+    fn entries(&self, kvs: &[KeyValue]) -> Result<Vec<Entry<D::Object>>, StoreError> {
+        kvs.iter().zip(self.decode.decode_all(kvs)).map(|(kv, object)| entry_of(kv, object)).collect()
     }
 
     /// A list from the store's history, for a revision that the window no longer reaches.
@@ -308,8 +321,7 @@ impl<D: Decode> Inner<D> {
             out.revision = response.revision;
             page.revision = Some(response.revision);
             let last = response.kvs.len().saturating_sub(1);
-            for (i, kv) in response.kvs.iter().enumerate() {
-                let entry = self.entry(kv)?;
+            for (i, entry) in self.entries(&response.kvs)?.into_iter().enumerate() {
                 if !matches(&entry.object) {
                     continue;
                 }

@@ -46,9 +46,7 @@ async fn load<D: Decode>(cacher: &Inner<D>) -> Result<(Watch, Revision), StoreEr
         let response = cacher.store.range(page.clone()).await?;
         page.revision = Some(response.revision);
         page.start_after = response.kvs.last().map(|kv| kv.key.clone());
-        for kv in &response.kvs {
-            objects.insert(kv.key.clone(), cacher.entry(kv)?);
-        }
+        objects.extend(cacher.entries(&response.kvs)?.into_iter().map(|entry| (entry.key.clone(), entry)));
         if !response.more {
             break response.revision;
         }
