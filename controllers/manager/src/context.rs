@@ -59,6 +59,7 @@ controllers! {
     "endpoints-controller" => crate::endpoints::run,
     "endpointslice-controller" => crate::endpointslice::run,
     "endpointslice-mirroring-controller" => crate::endpointslicemirroring::run,
+    "service-cidr-controller" => crate::servicecidrs::run,
     "node-ipam-controller" => crate::nodeipam::run,
     "node-lifecycle-controller" => crate::nodelifecycle::run,
     "taint-eviction-controller" => crate::tainteviction::run,

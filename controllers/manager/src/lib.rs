@@ -34,6 +34,7 @@ mod replicaset;
 mod resourcequota;
 mod rootca;
 mod serviceaccount;
+mod servicecidrs;
 mod statefulset;
 mod storageprotection;
 mod tainteviction;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! write ─ mutate ─> Pool (reserved for 30 s) ─> stored ─ follow ─> Pool (held) and IPAddress objects
+//!                    └── networks: the server's own, and those of ServiceCIDRs that are ready ◀─ follow
 //! ```
 //! The truth is in the stored Services; the pool and the IPAddress objects follow them.
 
@@ -34,6 +35,7 @@ use pool::{Owner, Pool, PoolError, Thing, things_of};
 
 const SERVICES: GroupResource = GroupResource::from_static("", "services");
 const ADDRESSES: GroupResource = GroupResource::from_static("networking.k8s.io", "ipaddresses");
+const RANGES: GroupResource = GroupResource::from_static("networking.k8s.io", "servicecidrs");
 const MANAGED_BY: &str = "ipallocator.k8s.io";
 
 pub struct ServiceAddresses {
@@ -66,10 +68,16 @@ impl ServiceAddresses {
     /// Follows the Services until `shutdown`; a write of a Service waits for the first list.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut changes = self.resources.follow(&SERVICES);
+        let mut ranges = self.resources.follow(&RANGES);
         let mut listed = HashSet::new();
         let mut tidy = tokio::time::interval(Duration::from_secs(60));
         loop {
             let change = tokio::select! {
+                biased;
+                Some(change) = ranges.next() => {
+                    self.range(change);
+                    continue;
+                }
                 change = changes.next() => change,
                 _ = tidy.tick() => {
                     self.pool().expire(Instant::now());
@@ -102,6 +110,15 @@ impl ServiceAddresses {
                     self.synced.send_replace(true);
                 }
             }
+        }
+    }
+
+    /// Addresses are given from the networks of ServiceCIDRs that are ready and stay.
+    fn range(&self, change: Change) {
+        match change {
+            Change::Applied(object) => self.pool().set_added(meta::name(&object), networks_of(&object)),
+            Change::Deleted(object) => self.pool().set_added(meta::name(&object), Vec::new()),
+            Change::Restart | Change::Synced => {}
         }
     }
 
@@ -173,6 +190,15 @@ impl ServiceAddresses {
         }
         !held
     }
+}
+
+/// The networks that a ServiceCIDR gives addresses from.
+fn networks_of(range: &Value) -> Vec<IpNet> {
+    let ready = items(&range["status"], "conditions").any(|c| c["type"] == "Ready" && c["status"] == "True");
+    if !ready || !range["metadata"]["deletionTimestamp"].is_null() {
+        return Vec::new();
+    }
+    strings(&range["spec"]["cidrs"]).iter().filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 fn owner_of(service: &Value) -> Owner {
@@ -613,6 +639,34 @@ mod tests {
         );
         let outside = create(&plugin, "web", json!({"type": "ClusterIP", "clusterIP": "10.99.0.9"})).await.unwrap_err();
         assert!(outside.message.ends_with("the provided network does not match the current range"));
+    }
+
+    #[tokio::test]
+    async fn added_networks_give_addresses_while_they_are_ready() {
+        let range = |name: &str, cidr: &str, ready: &str| {
+            let conditions = json!([{"type": "Ready", "status": ready}]);
+            let object =
+                json!({"metadata": {"name": name}, "spec": {"cidrs": [cidr]}, "status": {"conditions": conditions}});
+            ("networking.k8s.io", "servicecidrs", object)
+        };
+        let taken = service("first", json!({"type": "ClusterIP", "clusterIPs": ["10.43.0.1"]}));
+        let memory = Memory::with(vec![
+            range("more", "10.44.0.0/30", "True"),
+            range("leaving", "10.45.0.0/24", "False"),
+            ("", "services", taken),
+        ]);
+        let own = vec!["10.43.0.0/31".parse().unwrap(), "10.43.0.0/30".parse().unwrap()];
+        let plugin = ServiceAddresses::new(own, 30000..=32767, Arc::new(memory));
+        plugin.clone().run(CancellationToken::new()).await;
+        let ask = |name: &'static str, ip: &'static str| {
+            let plugin = plugin.clone();
+            async move { create(&plugin, name, json!({"type": "ClusterIP", "clusterIP": ip})).await }
+        };
+        assert_eq!(ask("a", "10.44.0.1").await.unwrap()["clusterIPs"], json!(["10.44.0.1"]));
+        assert!(ask("b", "10.45.0.1").await.is_err());
+        assert_eq!(ask("c", "").await.unwrap()["clusterIP"], "10.43.0.2");
+        assert_eq!(ask("d", "").await.unwrap()["clusterIP"], "10.44.0.2", "the server's own network is full");
+        assert!(ask("e", "").await.unwrap_err().message.ends_with("range is full"));
     }
 
     #[tokio::test]

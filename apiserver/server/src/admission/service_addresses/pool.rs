@@ -43,6 +43,8 @@ struct Holder {
 
 pub struct Pool {
     networks: Vec<IpNet>,
+    /// Those of ServiceCIDRs, by the object's name.
+    added: BTreeMap<String, Vec<IpNet>>,
     ports: RangeInclusive<u16>,
     held: HashMap<Thing, Holder>,
     by_owner: BTreeMap<Owner, Vec<Thing>>,
@@ -51,15 +53,26 @@ pub struct Pool {
 impl Pool {
     /// `networks`: one, or one of each family, the first being the default family.
     pub fn new(networks: Vec<IpNet>, ports: RangeInclusive<u16>) -> Self {
-        Pool { networks, ports, held: HashMap::new(), by_owner: BTreeMap::new() }
+        Pool { networks, added: BTreeMap::new(), ports, held: HashMap::new(), by_owner: BTreeMap::new() }
     }
 
     pub fn networks(&self) -> &[IpNet] {
         &self.networks
     }
 
-    fn network(&self, v6: bool) -> Option<&IpNet> {
-        self.networks.iter().find(|network| network.addr().is_ipv6() == v6)
+    /// The networks of a ServiceCIDR, from which addresses are given too; none: it gives none any more.
+    pub fn set_added(&mut self, name: &str, networks: Vec<IpNet>) {
+        if networks.is_empty() {
+            self.added.remove(name);
+        } else {
+            self.added.insert(name.to_owned(), networks);
+        }
+    }
+
+    /// The networks of a family: the server's own first.
+    fn networks_of(&self, v6: bool) -> Vec<IpNet> {
+        let added = self.added.values().flatten().filter(|network| !self.networks.contains(network));
+        self.networks.iter().chain(added).filter(|network| network.addr().is_ipv6() == v6).copied().collect()
     }
 
     /// Who else than `owner` has `thing`.
@@ -84,11 +97,12 @@ impl Pool {
 
     /// Reserves an address that was asked for.
     pub fn take_address(&mut self, address: IpAddr, owner: &Owner, now: Instant, keep: bool) -> Result<(), PoolError> {
-        let network = self.network(address.is_ipv6()).ok_or(PoolError::OutsideNetwork)?;
-        let usable = network.contains(&address)
-            && address != network.network()
-            && !(address.is_ipv4() && address == network.broadcast());
-        if !usable {
+        let usable = |network: &IpNet| {
+            network.contains(&address)
+                && address != network.network()
+                && !(address.is_ipv4() && address == network.broadcast())
+        };
+        if !self.networks_of(address.is_ipv6()).iter().any(usable) {
             return Err(PoolError::OutsideNetwork);
         }
         if let Some(other) = self.taken(Thing::Address(address), owner, now) {
@@ -117,14 +131,28 @@ impl Pool {
         if let Some(address) = reusable {
             return Ok(address);
         }
-        let network = self.network(v6).ok_or(PoolError::OutsideNetwork)?;
+        let networks = self.networks_of(v6);
+        if networks.is_empty() {
+            return Err(PoolError::OutsideNetwork);
+        }
+        let found = networks.iter().find_map(|network| self.free_in(network, owner, now, random));
+        let address = found.ok_or(PoolError::Full)?;
+        if keep {
+            self.hold(Thing::Address(address), owner, Some(now));
+        }
+        Ok(address)
+    }
+
+    /// An address of a network that nobody else has.
+    fn free_in(&self, network: &IpNet, owner: &Owner, now: Instant, random: u64) -> Option<IpAddr> {
+        let v6 = network.addr().is_ipv6();
         let bits = network.max_prefix_len() - network.prefix_len();
         let base = to_number(network.network());
         let size: u128 = if bits >= 64 { 1 << 63 } else { 1 << bits };
         // Offsets 1..=last are usable: neither the network's own address nor, in IPv4, broadcast.
         let last = if v6 { size - 1 } else { size.saturating_sub(2) };
         if last == 0 {
-            return Err(PoolError::Full);
+            return None;
         }
         let reserved = band(size as u64, 16, 256).min(last as u64) as u128;
         let upper = last - reserved;
@@ -135,14 +163,11 @@ impl Pool {
             for step in 0..count.min(1 << 20) {
                 let address = from_number(base + start + (from + step) % count, v6);
                 if self.taken(Thing::Address(address), owner, now).is_none() {
-                    if keep {
-                        self.hold(Thing::Address(address), owner, Some(now));
-                    }
-                    return Ok(address);
+                    return Some(address);
                 }
             }
         }
-        Err(PoolError::Full)
+        None
     }
 
     pub fn take_port(&mut self, port: u16, owner: &Owner, now: Instant, keep: bool) -> Result<(), PoolError> {
