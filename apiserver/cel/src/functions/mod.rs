@@ -169,7 +169,7 @@ fn to_int<'a>(value: &Value<'a>) -> Outcome<'a> {
     let int = match value {
         Value::Int(int) => Some(*int),
         Value::Uint(uint) => i64::try_from(*uint).ok(),
-        Value::Double(number) => (number.is_finite() && number.abs() < 9.2e18).then_some(*number as i64),
+        Value::Double(number) => (number.abs() < 9_223_372_036_854_775_808.0).then_some(*number as i64),
         Value::Timestamp(time) => Some(time.timestamp()),
         Value::Duration(duration) => duration.num_nanoseconds(),
         Value::String(text) => match text.parse() {
@@ -185,7 +185,7 @@ fn to_uint<'a>(value: &Value<'a>) -> Outcome<'a> {
     let uint = match value {
         Value::Uint(uint) => Some(*uint),
         Value::Int(int) => u64::try_from(*int).ok(),
-        Value::Double(number) => (*number >= 0.0 && *number < 1.8e19).then_some(*number as u64),
+        Value::Double(number) => (*number >= 0.0 && *number < 18_446_744_073_709_551_616.0).then_some(*number as u64),
         Value::String(text) => match text.parse() {
             Ok(uint) => Some(uint),
             Err(_) => return failed(format!("strconv.ParseUint: parsing {:?}: invalid syntax", &**text)),
