@@ -173,6 +173,7 @@ mod tests {
     async fn a_snapshot_of_a_running_and_of_a_stopped_server_is_what_a_new_one_starts_with() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
+        std::fs::create_dir_all(&data).unwrap();
         let embedded = Arc::new(Embedded::open(store(&data), Options::default()).unwrap());
         put(&embedded, "/registry/a").await;
         let stop = CancellationToken::new();

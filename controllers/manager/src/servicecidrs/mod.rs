@@ -139,8 +139,8 @@ impl ServiceCidrs {
 
     async fn ready(&self, object: &ServiceCidr) -> Result<Outcome, Error> {
         // Another condition is of another's making: the server's, for the range that it is started with.
-        let conditions = object.status.conditions.iter().flatten();
-        if conditions.into_iter().any(|c| c.kind == "Ready" && c.status == "True") {
+        let mut conditions = object.status.conditions.iter().flatten();
+        if conditions.any(|c| c.kind == "Ready" && c.status == "True") {
             return Ok(Outcome::Done);
         }
         if let Err(error) = self.say(object, "True", "", READY).await {

@@ -68,7 +68,7 @@ impl ServiceAddresses {
     /// Follows the Services until `shutdown`; a write of a Service waits for the first list.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut changes = self.resources.follow(&SERVICES);
-        let mut ranges = self.resources.follow(&RANGES);
+        let mut ranges = self.resources.follow(&RANGES).fuse();
         let mut listed = HashSet::new();
         let mut tidy = tokio::time::interval(Duration::from_secs(60));
         loop {
