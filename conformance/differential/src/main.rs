@@ -53,7 +53,7 @@ struct Args {
     /// Where details are written
     #[arg(long, default_value = ".cluster/differential")]
     output: PathBuf,
-    /// A tenth of the mutations
+    /// An eighth of the generated requests
     #[arg(long)]
     short: bool,
     /// Only resources whose name contains this
@@ -85,7 +85,11 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn scenarios(args: &Args, upstream: &Side) -> anyhow::Result<Vec<Scenario>> {
-    let limits = if args.short { Limits { create: 24, update: 10 } } else { Limits { create: 300, update: 120 } };
+    let limits = if args.short {
+        Limits { create: 100, update: 40, one_in: 8 }
+    } else {
+        Limits { create: 300, update: 120, one_in: 1 }
+    };
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
     let mut found = written(&args.cases.join("cases"))?;
     for resource in resources::served(upstream, &args.fixtures).await? {

@@ -11,11 +11,25 @@ use serde_json::{Value, json};
 use crate::request::{Request, Scenario};
 use crate::resources::Resource;
 
-/// How many mutations a type gets at most of a kind.
+/// How many mutations a type gets at most of a kind, and which part of all else: one in so many.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     pub create: usize,
     pub update: usize,
+    pub one_in: u64,
+}
+
+impl Scenario {
+    /// Keeps what later requests build on, and of the others the same part on every run.
+    fn thin(&mut self, one_in: u64) {
+        let kept = |request: &Request| {
+            let needed = request.remember || matches!(&*request.case, "namespace" | "service account" | "delete");
+            needed || request.digest().is_multiple_of(one_in)
+        };
+        for part in [&mut self.steps, &mut self.waiting, &mut self.teardown] {
+            part.retain(kept);
+        }
+    }
 }
 
 /// Groups whose objects change how requests for others are answered.
@@ -23,6 +37,12 @@ const DISTURBING: [&str; 4] =
     ["admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "flowcontrol.apiserver.k8s.io"];
 
 pub fn scenario(resource: &Resource, limits: Limits) -> Scenario {
+    let mut scenario = whole(resource, limits);
+    scenario.thin(limits.one_in);
+    scenario
+}
+
+fn whole(resource: &Resource, limits: Limits) -> Scenario {
     let made = Maker { resource, name: resource.name() };
     let mut scenario = Scenario {
         resource: made.name.clone(),
