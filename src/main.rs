@@ -1,5 +1,7 @@
 //! The `skeg` binary: reads its arguments, starts what they ask for. Everything else lives in the crates.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod agent;
 mod check;
 mod control_plane;
