@@ -91,3 +91,34 @@ fn every_kind_round_trips_its_json() {
     assert!(faults.is_empty(), "{} of {count} differ:\n{}", faults.len(), faults.join("\n"));
     assert!(count > 150, "only {count} files");
 }
+
+/// The files of a release: (group.version.kind, path without extension).
+fn files(release: &str, extension: &str) -> Vec<(String, std::path::PathBuf)> {
+    let directory = modules::directory("k8s.io/api").join("testdata").join(release);
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|e| e == extension));
+    paths.map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), path)).collect()
+}
+
+/// What stored objects of the last releases become: the same, or what upstream's `after_roundtrip` files say.
+#[test]
+fn every_kind_of_former_releases_is_read_as_upstream_reads_it() {
+    let (mut count, mut faults) = (0, Vec::new());
+    for release in ["v1.33.0", "v1.34.0", "v1.35.0"] {
+        for (name, path) in files(release, "pb").into_iter().filter(|(name, _)| !name.ends_with(".after_roundtrip")) {
+            let Some(ty) = Schema::kubernetes().lookup(&gvk(&name)) else { continue };
+            let after = path.with_file_name(format!("{name}.after_roundtrip.pb"));
+            let body = std::fs::read(&path).unwrap();
+            let expected = std::fs::read(after).unwrap_or_else(|_| body.clone());
+            let read = skeg_machinery::codec::protobuf::decode(&body, &ty, usize::MAX);
+            let encoded = read.map(|value| skeg_machinery::codec::protobuf::encode(&value, &ty));
+            if encoded.as_ref().is_ok_and(|encoded| *encoded == expected) {
+                count += 1;
+            } else {
+                faults.push(format!("{release} {name}: {:?}", encoded.err()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} differ, {count} do not:\n{}", faults.len(), faults.join("\n"));
+    assert!(count > 450, "only {count} files");
+}
