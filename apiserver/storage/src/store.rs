@@ -287,6 +287,16 @@ pub enum StoreError {
     /// A wait for a revision took too long.
     #[error("timed out waiting for revision {wanted}, at {current}")]
     Timeout { wanted: Revision, current: Revision },
+    /// The engine is another process, and did not do it.
+    #[error("{action}")]
+    Unavailable {
+        action: String,
+        #[source]
+        source: Arc<etcd_client::Error>,
+    },
+    /// The engine cannot do what the contract promises.
+    #[error("{0}")]
+    Unsupported(String),
     #[error("{action}")]
     Io {
         action: String,

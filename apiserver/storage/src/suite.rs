@@ -510,11 +510,12 @@ pub async fn keys_expire_as_deletes(store: S) {
         let op = Op::Put { key: key.into(), value: "v".into(), pre: Precondition::Any, ttl };
         store.apply(op).await.expect("put");
     }
-    let seen = events(&mut watch, 6).await;
-    assert_eq!(
-        short(&seen),
-        ["2 create /soon v", "3 create /later v", "4 create /never v", "5 delete /soon ", "6 delete /later "]
-    );
+    let mut seen = short(&events(&mut watch, 6).await);
+    // An engine may count in whole seconds: then both end at once, in any order.
+    let mut ends: Vec<String> = seen.split_off(3).iter().map(|end| end[2..].to_owned()).collect();
+    ends.sort();
+    assert_eq!(seen, ["2 create /soon v", "3 create /later v", "4 create /never v"]);
+    assert_eq!(ends, ["delete /later ", "delete /soon "]);
     assert_eq!(keys(&store, "/", None).await, ["/never"]);
     assert_eq!(store.current_revision().await.expect("revision"), 6);
 }
