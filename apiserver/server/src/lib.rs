@@ -25,6 +25,7 @@ mod crd;
 mod discovery;
 mod handlers;
 mod health;
+pub mod layout;
 mod metrics;
 mod negotiate;
 mod object;
