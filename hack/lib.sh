@@ -68,6 +68,24 @@ need_go() {
   export PATH=$own/bin:$PATH
 }
 
+# upstream NAME: the path of a program of upstream's, built from the published modules unless it is there.
+upstream_bin=${UPSTREAM_BIN:-$top/target/conformance}
+upstream() {
+  local name=$1 v=k8s.io/component-base/version
+  if [ ! -x "$upstream_bin/$name" ]; then
+    need_go
+    say "building $name"
+    mkdir -p "$upstream_bin"
+    case $name in
+      etcd) (cd "$top/conformance/images/etcd" && CGO_ENABLED=0 go build -trimpath -o "$upstream_bin/etcd" go.etcd.io/etcd/server/v3) ;;
+      *) (cd "$top/conformance/upstream" && CGO_ENABLED=0 go build -trimpath -o "$upstream_bin/$name" -ldflags \
+        "-s -w -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=36 -X $v.gitTreeState=clean -X $v.gitCommit=$version" \
+        "k8s.io/kubernetes/cmd/$name") ;;
+    esac
+  fi
+  echo "$upstream_bin/$name"
+}
+
 build_skeg() {
   need_rust
   say "building target/release/skeg (the first time takes some minutes)"
