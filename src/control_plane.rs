@@ -14,9 +14,9 @@ use skeg_server::pki::{Pki, PkiOptions, files, kubeconfig};
 use skeg_server::request::UserInfo;
 use skeg_server::resources::{GroupResource, WriteOptions};
 use skeg_server::server::{Build, Server};
+use skeg_server::trust::Trust;
 use skeg_server::{serving, standard};
 use skeg_storage::Store;
-use skeg_storage::embedded::{Embedded, Options as StoreOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,7 +25,7 @@ use crate::node::Settings;
 use crate::server::Args;
 
 /// The checkout that this was built from.
-const BUILD: Build = Build {
+pub const BUILD: Build = Build {
     commit: match option_env!("SKEG_GIT_COMMIT") {
         Some(commit) => commit,
         None => "",
@@ -63,27 +63,26 @@ pub async fn start(
         service_addresses,
         cluster_domain: settings.args.cluster_domain.clone(),
     };
-    let directory = data_dir.join("store");
-    let open = tokio::task::spawn_blocking(move || Embedded::open(directory, StoreOptions::default()));
-    let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(&pki)).await?;
-    let pki = Arc::new(pki.context("cannot make the cluster's certificates")?);
-    let embedded = Arc::new(open.await?.context("cannot open the store")?);
-    let store: Arc<dyn Store> = embedded.clone();
+    let open = crate::datastore::open(&args.datastore, data_dir.join("store"));
+    let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(&pki));
+    let (pki, opened) = tokio::join!(pki, open);
+    let (pki, opened) = (pki?.context("cannot make the cluster's certificates")?, opened?);
+    let store = opened.store;
     let (tasks, token) = (TaskTracker::new(), join_token(data_dir));
-    tasks.spawn(crate::snapshot::serve(embedded, data_dir.clone(), shutdown.clone()));
+    if let Some(embedded) = opened.embedded {
+        tasks.spawn(crate::snapshot::serve(embedded, data_dir.clone(), shutdown.clone()));
+    }
     let options = EdgeOptions {
         issuer: format!("https://kubernetes.default.svc.{}", settings.args.cluster_domain),
-        audiences: Vec::new(),
         service_networks: settings.args.service_cidr.clone(),
-        node_ports: 30000..=32767,
         advertise: settings.ip,
         port,
         static_tokens: args.token_auth_file.clone(),
-        anonymous: true,
         join_token: Some(token.clone()),
         build: BUILD,
+        ..EdgeOptions::default()
     };
-    let server = standard::start(store.clone(), &pki, options, &tasks, &shutdown).await;
+    let server = standard::start(store.clone(), &Trust::of(&pki), options, &tasks, &shutdown).await;
     let server = server.context("cannot start the API server")?;
     let certificate = serving::tls::ServingCertificate::new(&pki.serving)?;
     let tls = Arc::new(serving::tls::server_config(&certificate, &[pki.ca.certificate_der()])?);

@@ -5,8 +5,10 @@
 mod agent;
 mod check;
 mod control_plane;
+mod datastore;
 mod images;
 mod join;
+mod kube_apiserver;
 mod node;
 mod reset;
 mod server;
@@ -35,6 +37,12 @@ enum Command {
     Server(server::Args),
     /// Run a node that joins a server
     Agent(agent::Args),
+    /// Run the API server alone, with kube-apiserver's flags; so does the program under that name
+    #[command(name = kube_apiserver::NAME, disable_help_flag = true)]
+    KubeApiserver {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<String>,
+    },
     /// Show a cluster's nodes and what is wrong with them
     Status(status::Args),
     /// Say what this machine lacks for running a node, and how to get it
@@ -51,13 +59,26 @@ enum Command {
     Version,
 }
 
+/// What is to run, with all that can be wrong in its words settled.
+enum Run {
+    Command(Command),
+    ApiServer(kube_apiserver::Command),
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let run = match arguments() {
+        Ok(run) => run,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let filter = match &run {
+        Run::Command(_) => "warn,skeg=info,kube_runtime=error",
+        Run::ApiServer(command) => command.log_filter(),
+    };
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SKEG_LOG")
-                .unwrap_or_else(|_| "warn,skeg=info,kube_runtime=error".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SKEG_LOG").unwrap_or_else(|_| filter.into()))
         .with_writer(std::io::stderr)
         .with_target(false)
         .init();
@@ -70,7 +91,12 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(run(cli.command));
+    let outcome = runtime.block_on(async {
+        match run {
+            Run::Command(command) => self::run(command).await,
+            Run::ApiServer(command) => command.run(on_signal()).await,
+        }
+    });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,8 +107,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line, read by whoever the program's name or the first word is.
+fn arguments() -> anyhow::Result<Run> {
+    let mut arguments = std::env::args_os();
+    if kube_apiserver::is_named(arguments.next().as_deref()) {
+        let arguments: Vec<String> = arguments.map(|one| one.to_string_lossy().into_owned()).collect();
+        return kube_apiserver::parse(&arguments).map(Run::ApiServer);
+    }
+    match Cli::parse().command {
+        Command::KubeApiserver { arguments } => kube_apiserver::parse(&arguments).map(Run::ApiServer),
+        command => Ok(Run::Command(command)),
+    }
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::KubeApiserver { .. } => unreachable!("it has been taken out of the commands"),
         Command::Server(args) => server::run(args, on_signal()).await,
         Command::Agent(args) => agent::run(args, on_signal()).await,
         Command::Status(args) => status::run(args).await,

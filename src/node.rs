@@ -88,7 +88,7 @@ impl NodeArgs {
 }
 
 /// The source address of the default route; no packet is sent.
-fn default_address() -> Option<IpAddr> {
+pub fn default_address() -> Option<IpAddr> {
     let probe = |bind: &str, to: &str| {
         let socket = std::net::UdpSocket::bind(bind).ok()?;
         socket.connect(to).ok()?;

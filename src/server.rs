@@ -26,6 +26,8 @@ pub struct Args {
     /// Where to write the administrator's kubeconfig [default: kubeconfig in the data directory]
     #[arg(long)]
     pub write_kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    pub datastore: crate::datastore::DatastoreArgs,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,

@@ -46,5 +46,8 @@ pub mod serving;
 pub mod special;
 pub mod standard;
 pub mod streaming;
+pub mod trust;
 pub mod webhook;
 mod write;
+
+pub use health::GIT_VERSION;

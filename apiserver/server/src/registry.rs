@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use skeg_catalog::spec::{Backing, ResourceSpec, Scope, SubresourceSpec, Verb, VersionSpec};
@@ -27,18 +28,22 @@ pub struct Resource {
     terminating: AtomicBool,
     /// Everything of this resource is stored beneath it: `/registry/pods/`.
     prefix: String,
+    /// How long objects live that nobody deletes: Events.
+    pub ttl: Option<Duration>,
 }
 
 impl Resource {
-    pub fn new(store: Arc<dyn Store>, spec: Arc<ResourceSpec>) -> Arc<Resource> {
+    pub fn new(store: Arc<dyn Store>, spec: Arc<ResourceSpec>, event_ttl: Duration) -> Arc<Resource> {
         let custom = matches!(spec.backing, Backing::Custom(_));
         let prefix = storage_prefix(&spec, custom);
+        let expires = spec.resource == "events" && matches!(&*spec.group, "" | "events.k8s.io");
         Arc::new(Resource {
             group_resource: GroupResource::new(spec.group.clone(), spec.resource.clone()),
             cache: Cache::new(store, &prefix, &spec),
             gone: CancellationToken::new(),
             terminating: AtomicBool::new(false),
             prefix,
+            ttl: expires.then_some(event_ttl),
             custom,
             spec,
         })
@@ -117,12 +122,6 @@ impl Resource {
 
     pub fn group_kind(&self) -> GroupKind {
         GroupKind::new(self.spec.group.clone(), self.spec.kind.clone())
-    }
-
-    /// How long objects live that nobody deletes: Events, an hour.
-    pub fn ttl(&self) -> Option<std::time::Duration> {
-        (self.spec.resource == "events" && matches!(&*self.spec.group, "" | "events.k8s.io"))
-            .then(|| std::time::Duration::from_secs(3600))
     }
 }
 
@@ -250,14 +249,15 @@ pub struct Registry {
     /// Changes are made one after the other.
     changing: Mutex<()>,
     store: Arc<dyn Store>,
+    event_ttl: Duration,
 }
 
 impl Registry {
-    pub fn new(store: Arc<dyn Store>, specs: Vec<Arc<ResourceSpec>>) -> Registry {
-        let registry = Registry { snapshot: ArcSwap::default(), changing: Mutex::default(), store };
+    pub fn new(store: Arc<dyn Store>, specs: Vec<Arc<ResourceSpec>>, event_ttl: Duration) -> Registry {
+        let registry = Registry { snapshot: ArcSwap::default(), changing: Mutex::default(), store, event_ttl };
         registry.change(|by_name, store| {
             for spec in specs {
-                let resource = Resource::new(store.clone(), spec.clone());
+                let resource = Resource::new(store.clone(), spec.clone(), event_ttl);
                 let resources = by_name.entry(spec.group.to_string()).or_default();
                 resources.insert(spec.resource.to_string(), vec![resource]);
             }
@@ -282,7 +282,8 @@ impl Registry {
     pub fn set_custom(&self, name: &GroupResource, specs: Vec<ResourceSpec>) {
         self.change(|by_name, store| {
             let resources = by_name.entry(name.group.to_string()).or_default();
-            let mut new: Vec<_> = specs.into_iter().map(|spec| Resource::new(store.clone(), Arc::new(spec))).collect();
+            let make = |spec| Resource::new(store.clone(), Arc::new(spec), self.event_ttl);
+            let mut new: Vec<_> = specs.into_iter().map(make).collect();
             new.sort_by_key(|resource| std::cmp::Reverse(version_rank(&resource.spec.storage_version)));
             let old = if new.is_empty() {
                 resources.remove(&*name.resource)

@@ -113,6 +113,8 @@ pub struct Config {
     pub store: Arc<dyn Store>,
     pub resources: Vec<Arc<ResourceSpec>>,
     pub limits: Limits,
+    /// How long Events live that nobody deletes.
+    pub event_ttl: Duration,
     /// Ends watches, so that connections drain.
     pub shutdown: CancellationToken,
     /// The wall clock; tests bring their own.
@@ -126,6 +128,7 @@ impl Config {
             store,
             resources,
             limits: Limits::default(),
+            event_ttl: Duration::from_secs(3600),
             shutdown: CancellationToken::new(),
             clock: Arc::new(Utc::now),
             build: Build::default(),
@@ -153,7 +156,7 @@ pub struct Server {
 impl Server {
     pub fn new(config: Config) -> Arc<Server> {
         Arc::new(Server {
-            registry: Registry::new(config.store.clone(), config.resources),
+            registry: Registry::new(config.store.clone(), config.resources, config.event_ttl),
             store: config.store,
             shutdown: config.shutdown,
             discovery: Discovery::default(),

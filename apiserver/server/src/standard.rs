@@ -3,11 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, Request, header};
+use rustls::ClientConfig;
+use skeg_catalog::spec::ResourceSpec;
 use skeg_machinery::status::Status;
 use skeg_storage::Store;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::edge::EdgeError;
 use crate::bootstrap::{Edge, EdgeOptions};
-use crate::pki::Pki;
-use crate::server::{Config, PathHandler, Server};
+use crate::pki;
+use crate::server::{Config, Limits, PathHandler, Server};
 use crate::serving;
 use crate::special::reviews::{AccessReview, RulesReview, SelfSubjectReview, TokenReview};
 use crate::special::{SpecialHandler, binding::Binding, eviction::Eviction, token::Token};
@@ -25,6 +28,7 @@ use crate::streaming::kubelet::Kubelets;
 use crate::streaming::logs::Log;
 use crate::streaming::portforward::PortForward;
 use crate::streaming::proxy::Proxy;
+use crate::trust::{KubeletTrust, Trust};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -34,36 +38,66 @@ pub enum StartError {
     Tls(#[from] serving::ServeError),
 }
 
+/// What the parts are told.
+pub struct Options {
+    pub edge: EdgeOptions,
+    pub limits: Limits,
+    /// How long Events live.
+    pub event_ttl: Duration,
+    pub resources: Vec<ResourceSpec>,
+}
+
+impl From<EdgeOptions> for Options {
+    /// Everything that there is, within upstream's limits.
+    fn from(edge: EdgeOptions) -> Self {
+        let (limits, event_ttl) = (Limits::default(), Duration::from_secs(3600));
+        Options { edge, limits, event_ttl, resources: skeg_catalog::all() }
+    }
+}
+
 /// Builds the server, makes what every cluster has, and returns when it can serve. What it needs beside requests runs in
 /// `tasks` until `shutdown`.
 pub async fn start(
     store: Arc<dyn Store>,
-    pki: &Pki,
-    options: EdgeOptions,
+    trust: &Trust,
+    options: impl Into<Options>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<Arc<Server>, StartError> {
-    let mut config = Config::new(store, skeg_catalog::all().into_iter().map(Arc::new).collect());
+    let options = options.into();
+    let mut config = Config::new(store, options.resources.into_iter().map(Arc::new).collect());
     config.shutdown = shutdown.clone();
-    config.build = options.build;
+    config.build = options.edge.build;
+    config.limits = options.limits;
+    config.event_ttl = options.event_ttl;
     let server = Server::new(config);
-    let edge = Edge::new(server.resources(), server.types(), pki, options)?;
-    let tls = serving::tls::client_config(&[pki.ca.certificate_der()], Some(&pki.apiserver_kubelet_client))?;
-    let kubelets = Arc::new(Kubelets { resources: server.resources(), tls: Arc::new(tls) });
+    let edge = Edge::new(server.resources(), server.types(), trust, options.edge)?;
+    let (tls, address_types) = (kubelet_tls(&trust.kubelets)?, trust.kubelets.address_types.clone());
+    let kubelets = Arc::new(Kubelets { resources: server.resources(), tls: Arc::new(tls), address_types });
     let mut chain = edge.chain(specials(&kubelets, &edge));
-    chain.paths.insert("/cacerts".to_owned(), Arc::new(Authorities(pki.ca.certificate_pem.clone())));
+    if let Some(ca) = &trust.cluster_ca {
+        chain.paths.insert("/cacerts".to_owned(), Arc::new(Authorities(ca.clone())));
+    }
     let definitions = Arc::downgrade(&server);
     chain.ready.push((
         "poststarthook/start-apiextensions-controllers".to_owned(),
         Arc::new(move || definitions.upgrade().map_or(Ok(()), |server| server.definitions_served())),
     ));
     server.install(chain);
-    edge.start(pki, tasks, shutdown).await?;
+    edge.start(trust, tasks, shutdown).await?;
     tasks.spawn(server.clone().follow_priorities());
     tasks.spawn(server.clone().follow_definitions());
     let own = server.clone();
     tasks.spawn(edge.aggregation.clone().run(Arc::new(move || own.served()), shutdown.clone()));
     Ok(server)
+}
+
+fn kubelet_tls(trust: &KubeletTrust) -> Result<ClientConfig, serving::ServeError> {
+    match (&trust.ca, &trust.client) {
+        (Some(ca), client) => serving::tls::client_config(&pki::certificates(ca), client.as_ref()),
+        (None, Some(client)) => serving::tls::trusting_anything_as(client),
+        (None, None) => Ok(serving::tls::trusting_anything()),
+    }
 }
 
 fn specials(kubelets: &Arc<Kubelets>, edge: &Edge) -> HashMap<(String, String, String), Arc<dyn SpecialHandler>> {

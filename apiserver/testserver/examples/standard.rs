@@ -9,6 +9,7 @@ use skeg_server::bootstrap::EdgeOptions;
 use skeg_server::pki::{Pki, PkiOptions, kubeconfig};
 use skeg_server::serving::{self, tls};
 use skeg_server::standard;
+use skeg_server::trust::Trust;
 use skeg_storage::{Embedded, Options};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,19 +34,13 @@ async fn main() {
     let listener = serving::listen(([127, 0, 0, 1], port).into()).await.expect("the port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
     let options = EdgeOptions {
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        audiences: vec![],
         service_networks: vec!["10.43.0.0/16".parse().expect("a network")],
-        node_ports: 30000..=32767,
         advertise: "127.0.0.1".parse().expect("an address"),
         port: address.port(),
-        static_tokens: None,
-        anonymous: true,
-        join_token: None,
-        build: Default::default(),
+        ..EdgeOptions::default()
     };
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let server = standard::start(store, &pki, options, &tasks, &shutdown).await.expect("the server starts");
+    let server = standard::start(store, &Trust::of(&pki), options, &tasks, &shutdown).await.expect("the server starts");
     let url = format!("https://{address}");
     let text = kubeconfig::kubeconfig("skeg", &url, &pki.ca.certificate_pem, &pki.admin);
     kubeconfig::write(&directory.join("admin.kubeconfig"), &text).expect("the kubeconfig can be written");

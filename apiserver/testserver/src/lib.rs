@@ -22,6 +22,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use skeg_server::admission::Plugin;
+use skeg_server::authn::request_header::RemoteHeaders;
 use skeg_server::authn::{Authentication, Authenticator, Credentials, RequestAuthenticator};
 use skeg_server::authz::{Authorizer, Decision, Rule};
 use skeg_server::request::{RequestInfo, UserInfo};
@@ -195,7 +196,11 @@ impl TestServer {
         let server = Server::new(config);
         server.install(Chain {
             aggregation: None,
-            authenticator: RequestAuthenticator { authenticator: Arc::new(Tokens), anonymous: true },
+            authenticator: RequestAuthenticator {
+                authenticator: Arc::new(Tokens),
+                anonymous: true,
+                remote: RemoteHeaders::default(),
+            },
             authorizer: Arc::new(AllBut(setup.forbidden)),
             admission: setup.admission,
             specials: setup.specials,

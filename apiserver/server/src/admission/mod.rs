@@ -21,6 +21,7 @@ pub mod pod_resources;
 pub mod pod_security;
 pub mod policies;
 pub mod priority;
+pub mod privileged;
 pub mod resource_quota;
 pub mod service_account;
 pub mod service_addresses;

@@ -51,7 +51,7 @@ pub struct Aggregation {
     resources: Arc<dyn Resources>,
     resolver: Resolver,
     /// What the services know this server by.
-    identity: Issued,
+    identity: Option<Issued>,
     remotes: ArcSwap<Vec<Arc<Remote>>>,
     /// The APIResourceList of each available group version.
     served: ArcSwap<HashMap<(String, String), Value>>,
@@ -59,7 +59,7 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    pub fn new(resources: Arc<dyn Resources>, identity: Issued) -> Arc<Aggregation> {
+    pub fn new(resources: Arc<dyn Resources>, identity: Option<Issued>) -> Arc<Aggregation> {
         Arc::new(Aggregation {
             resolver: Resolver { resources: resources.clone() },
             resources,
@@ -121,7 +121,7 @@ impl Aggregation {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let insecure = spec["insecureSkipTLSVerify"] == true;
         let bundle = STANDARD.decode(spec["caBundle"].as_str().unwrap_or_default()).unwrap_or_default();
-        let tls = crate::webhook::tls::client(&bundle, insecure, Some(&self.identity));
+        let tls = crate::webhook::tls::client(&bundle, insecure, self.identity.as_ref());
         let conditions = service["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         Some(Remote {
             name: meta::name(service).to_owned(),

@@ -17,6 +17,7 @@ use http::request::Parts;
 use rustls_pki_types::CertificateDer;
 use skeg_machinery::status::Status;
 
+use self::request_header::RemoteHeaders;
 use crate::request::UserInfo;
 
 pub mod bootstrap_token;
@@ -53,26 +54,18 @@ impl Peer {
 pub struct Credentials {
     pub peer: Option<Arc<Peer>>,
     pub bearer_token: Option<String>,
-    /// The X-Remote-* headers of a front proxy; empty when there is no X-Remote-User.
+    /// The headers in which a front proxy names a user; empty when it names none.
     pub remote: HeaderMap,
     /// Audiences that a token must be meant for; empty: the API server's own.
     pub audiences: Vec<String>,
 }
 
 impl Credentials {
-    pub fn of(parts: &Parts) -> Self {
-        let mut remote = HeaderMap::new();
-        if parts.headers.contains_key(request_header::USER) {
-            for (name, value) in &parts.headers {
-                if name.as_str().starts_with("x-remote-") {
-                    remote.append(name.clone(), value.clone());
-                }
-            }
-        }
+    pub fn of(parts: &Parts, remote: &RemoteHeaders) -> Self {
         Credentials {
             peer: parts.extensions.get::<Arc<Peer>>().cloned(),
             bearer_token: bearer_token(&parts.headers),
-            remote,
+            remote: remote.of(&parts.headers),
             audiences: Vec::new(),
         }
     }
@@ -142,13 +135,15 @@ pub struct RequestAuthenticator {
     pub authenticator: Arc<dyn Authenticator>,
     /// Whether a request without credentials is system:anonymous rather than a 401.
     pub anonymous: bool,
+    /// Where a front proxy names users.
+    pub remote: RemoteHeaders,
 }
 
 impl RequestAuthenticator {
     /// The user behind `parts`, before impersonation; 401 for credentials that are wrong. Removes the credentials from
     /// the headers, so that nothing behind the API server ever sees them.
     pub async fn authenticate(&self, parts: &mut Parts) -> Result<UserInfo, Status> {
-        let credentials = Credentials::of(parts);
+        let credentials = Credentials::of(parts, &self.remote);
         let user = match self.authenticator.authenticate(&credentials).await {
             Authentication::User { user, .. } => with_authenticated_group(user),
             Authentication::Rejected(why) => {
@@ -162,7 +157,7 @@ impl RequestAuthenticator {
             Authentication::Unknown => anonymous_user(),
         };
         parts.headers.remove(AUTHORIZATION);
-        request_header::remove_headers(&mut parts.headers);
+        self.remote.remove(&mut parts.headers);
         Ok(user)
     }
 }
@@ -217,7 +212,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_without_credentials_is_anonymous_and_a_wrong_token_is_refused() {
-        let chain = RequestAuthenticator { authenticator: Arc::new(Union(vec![])), anonymous: true };
+        let chain = RequestAuthenticator {
+            authenticator: Arc::new(Union(vec![])),
+            anonymous: true,
+            remote: RemoteHeaders::default(),
+        };
         let user = chain.authenticate(&mut parts(&[])).await.unwrap();
         assert_eq!((user.name.as_str(), user.groups), (ANONYMOUS, vec![ALL_UNAUTHENTICATED.to_owned()]));
         let refused = chain.authenticate(&mut parts(&[("authorization", "Bearer nobody")])).await.unwrap_err();
@@ -236,7 +235,11 @@ mod tests {
 
     #[tokio::test]
     async fn credentials_do_not_travel_further_than_authentication() {
-        let chain = RequestAuthenticator { authenticator: Arc::new(Fixed(named("alice"))), anonymous: false };
+        let chain = RequestAuthenticator {
+            authenticator: Arc::new(Fixed(named("alice"))),
+            anonymous: false,
+            remote: RemoteHeaders::default(),
+        };
         let mut parts = parts(&[("authorization", "Bearer abc"), ("x-remote-user", "eve")]);
         let user = chain.authenticate(&mut parts).await.unwrap();
         assert_eq!(user.groups, vec![ALL_AUTHENTICATED.to_owned()]);
@@ -247,6 +250,6 @@ mod tests {
     fn a_websocket_may_carry_its_token_as_a_subprotocol() {
         let parts =
             parts(&[("sec-websocket-protocol", "v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj")]);
-        assert_eq!(Credentials::of(&parts).bearer_token.as_deref(), Some("abc"));
+        assert_eq!(Credentials::of(&parts, &RemoteHeaders::default()).bearer_token.as_deref(), Some("abc"));
     }
 }

@@ -17,15 +17,86 @@ pub const UID: &str = "x-remote-uid";
 pub const GROUP: &str = "x-remote-group";
 pub const EXTRA_PREFIX: &str = "x-remote-extra-";
 
+/// The headers in which a front proxy names a user, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteHeaders {
+    pub users: Vec<String>,
+    pub uids: Vec<String>,
+    pub groups: Vec<String>,
+    pub extra_prefixes: Vec<String>,
+}
+
+impl Default for RemoteHeaders {
+    fn default() -> Self {
+        let one = |name: &str| vec![name.to_owned()];
+        RemoteHeaders { users: one(USER), uids: one(UID), groups: one(GROUP), extra_prefixes: one(EXTRA_PREFIX) }
+    }
+}
+
+impl RemoteHeaders {
+    fn holds(&self, name: &str) -> bool {
+        let listed = [&self.users, &self.uids, &self.groups].into_iter().flatten().any(|known| known == name);
+        listed || self.extra_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    }
+
+    /// What a request says about a remote user; nothing when it names none.
+    pub fn of(&self, headers: &HeaderMap) -> HeaderMap {
+        let mut remote = HeaderMap::new();
+        if self.users.iter().any(|name| headers.contains_key(name.as_str())) {
+            let held = headers.iter().filter(|(name, _)| self.holds(name.as_str()));
+            held.for_each(|(name, value)| {
+                remote.append(name.clone(), value.clone());
+            });
+        }
+        remote
+    }
+
+    /// Takes the headers off a request, whoever sent them; the usual ones as well, which servers behind this one believe.
+    pub fn remove(&self, headers: &mut HeaderMap) {
+        let goes = |name: &&http::HeaderName| name.as_str().starts_with("x-remote-") || self.holds(name.as_str());
+        let names: Vec<_> = headers.keys().filter(goes).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+
+    fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
+        let text = |names: &[String]| {
+            let values = names.iter().filter_map(|name| headers.get(name.as_str())?.to_str().ok());
+            values.map(str::trim).find(|value| !value.is_empty()).unwrap_or_default().to_owned()
+        };
+        let name = text(&self.users);
+        if name.is_empty() {
+            return None;
+        }
+        let groups = self.groups.iter().flat_map(|name| headers.get_all(name.as_str()));
+        let groups = groups.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (header, value) in headers {
+            let key = self.extra_prefixes.iter().find_map(|prefix| header.as_str().strip_prefix(prefix.as_str()));
+            if let (Some(key), Ok(value)) = (key, value.to_str()) {
+                let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
+                extra.entry(key).or_default().push(value.to_owned());
+            }
+        }
+        Some(UserInfo { name, uid: text(&self.uids), groups, extra })
+    }
+}
+
 pub struct RequestHeader {
+    headers: RemoteHeaders,
     verifier: ChainVerifier,
     /// Common names that may act as a front proxy; empty allows all of the CA.
     allowed_names: Vec<String>,
 }
 
 impl RequestHeader {
-    pub fn new(front_proxy_ca: &[CertificateDer<'static>], allowed_names: Vec<String>) -> Result<Self, BundleError> {
-        Ok(RequestHeader { verifier: ChainVerifier::new(front_proxy_ca)?, allowed_names })
+    pub fn new(
+        front_proxy_ca: &[CertificateDer<'static>],
+        allowed_names: Vec<String>,
+        headers: RemoteHeaders,
+    ) -> Result<Self, BundleError> {
+        Ok(RequestHeader { verifier: ChainVerifier::new(front_proxy_ca)?, allowed_names, headers })
     }
 
     fn check(&self, chain: &[CertificateDer<'static>]) -> Option<i64> {
@@ -48,35 +119,10 @@ impl Authenticator for RequestHeader {
             Some(until) if chrono::Utc::now().timestamp() <= *until => {}
             _ => return Authentication::Unknown,
         }
-        match user(&credentials.remote) {
+        match self.headers.user(&credentials.remote) {
             Some(user) => Authentication::User { user, audiences: Vec::new() },
             None => Authentication::Unknown,
         }
-    }
-}
-
-fn user(headers: &HeaderMap) -> Option<UserInfo> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let name = text(USER);
-    if name.is_empty() {
-        return None;
-    }
-    let groups = headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok().map(str::to_owned)).collect();
-    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (header, value) in headers {
-        if let (Some(key), Ok(value)) = (header.as_str().strip_prefix(EXTRA_PREFIX), value.to_str()) {
-            let key = percent_decode_str(key).decode_utf8_lossy().into_owned();
-            extra.entry(key).or_default().push(value.to_owned());
-        }
-    }
-    Some(UserInfo { name, uid: text(UID), groups, extra })
-}
-
-/// Takes the headers off a request, whoever sent them.
-pub fn remove_headers(headers: &mut HeaderMap) {
-    let names: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
-    for name in names {
-        headers.remove(name);
     }
 }
 
@@ -91,7 +137,8 @@ mod tests {
     #[tokio::test]
     async fn only_an_allowed_front_proxy_may_name_another_user() {
         let ca = Authority::create("front-proxy-ca").unwrap();
-        let proxy = RequestHeader::new(&[ca.certificate_der()], vec!["front-proxy-client".into()]).unwrap();
+        let names = vec!["front-proxy-client".into()];
+        let proxy = RequestHeader::new(&[ca.certificate_der()], names, RemoteHeaders::default()).unwrap();
         let ask = |name: &str| {
             let issued = ca.issue(&Profile::client(name, &[])).unwrap();
             let mut remote = HeaderMap::new();
@@ -108,5 +155,23 @@ mod tests {
         assert_eq!((user.name.as_str(), user.groups.len()), ("alice", 2));
         assert_eq!(user.extra["example.com/scopes"], vec!["view".to_owned()]);
         assert_eq!(proxy.authenticate(&ask("someone")).await, Authentication::Unknown);
+    }
+
+    #[test]
+    fn headers_may_have_other_names() {
+        let headers = RemoteHeaders {
+            users: vec!["x-user".into(), "x-other".into()],
+            uids: vec![],
+            groups: vec!["x-group".into()],
+            extra_prefixes: vec!["x-more-".into()],
+        };
+        let mut sent = HeaderMap::new();
+        for (name, value) in [("x-other", "alice"), ("x-group", "dev"), ("x-more-a", "b"), ("x-remote-user", "eve")] {
+            sent.append(name, value.parse().unwrap());
+        }
+        let user = headers.user(&headers.of(&sent)).unwrap();
+        assert_eq!((user.name.as_str(), user.groups, user.extra["a"].len()), ("alice", vec!["dev".to_owned()], 1));
+        headers.remove(&mut sent);
+        assert!(sent.is_empty(), "{sent:?}");
     }
 }

@@ -15,8 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use skeg_machinery::gvk::GroupResource;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::{Authentication, Authenticator, Credentials};
+use crate::pki;
 use crate::request::UserInfo;
 use crate::resources::Resources;
 
@@ -126,16 +130,75 @@ pub enum IssuerError {
     Sign(#[source] jsonwebtoken::errors::Error),
 }
 
-/// Signs tokens and knows the key that verifies them.
-pub struct TokenIssuer {
-    pub issuer: String,
-    /// The API server's own audiences: what a token without another is for. Never empty.
-    pub audiences: Vec<String>,
+/// A public key of an issuer, in the three forms that it is needed in.
+struct VerifyingKey {
     algorithm: Algorithm,
-    key_id: String,
-    encoding: EncodingKey,
+    /// The hash of the key that tokens name it by.
+    id: String,
     decoding: DecodingKey,
     jwk: Value,
+}
+
+impl VerifyingKey {
+    /// From the DER of a SubjectPublicKeyInfo.
+    fn new(spki: &[u8]) -> Result<Self, IssuerError> {
+        let bad = |e: &dyn std::fmt::Display| IssuerError::Key(e.to_string());
+        let (_, info) = SubjectPublicKeyInfo::from_der(spki).map_err(|e| bad(&e))?;
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let unsigned = |bytes: &[u8]| text(&bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]);
+        let id = text(&Sha256::digest(spki));
+        let (algorithm, jwk) = match info.parsed().map_err(|e| bad(&e))? {
+            PublicKey::RSA(key) => {
+                let (n, e) = (unsigned(key.modulus), unsigned(key.exponent));
+                (Algorithm::RS256, json!({"use": "sig", "kty": "RSA", "kid": id, "alg": "RS256", "n": n, "e": e}))
+            }
+            PublicKey::EC(point) => {
+                let (algorithm, curve, size) = match point.data().len() {
+                    65 => (Algorithm::ES256, "P-256", 32),
+                    97 => (Algorithm::ES384, "P-384", 48),
+                    _ => return Err(bad(&"only the curves P-256 and P-384 are supported")),
+                };
+                let (x, y) = point.data()[1..].split_at(size);
+                let (x, y, alg) = (text(x), text(y), json!(algorithm));
+                let jwk = json!({"use": "sig", "kty": "EC", "kid": id, "crv": curve, "alg": alg, "x": x, "y": y});
+                (algorithm, jwk)
+            }
+            _ => return Err(bad(&"it is neither an RSA nor an ECDSA key")),
+        };
+        let typed: Jwk = serde_json::from_value(jwk.clone()).map_err(|e| bad(&e))?;
+        let decoding = DecodingKey::from_jwk(&typed).map_err(|e| bad(&e))?;
+        Ok(VerifyingKey { algorithm, id, decoding, jwk })
+    }
+
+    /// All keys of a PEM text: public keys, those of certificates, and those that belong to private keys.
+    fn read(pem: &str) -> Result<Vec<Self>, IssuerError> {
+        let bad = |e: &dyn std::fmt::Display| IssuerError::Key(e.to_string());
+        let mut keys = Vec::new();
+        for spki in pki::pem_blocks(pem, "PUBLIC KEY") {
+            keys.push(VerifyingKey::new(&spki)?);
+        }
+        for certificate in pki::pem_blocks(pem, "CERTIFICATE") {
+            let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|e| bad(&e))?;
+            keys.push(VerifyingKey::new(parsed.public_key().raw)?);
+        }
+        if keys.is_empty() {
+            let key = KeyPair::from_pem(pem).map_err(|e| bad(&e))?;
+            keys.push(VerifyingKey::new(&key.subject_public_key_info())?);
+        }
+        Ok(keys)
+    }
+}
+
+/// Signs tokens and knows the keys that verify them.
+pub struct TokenIssuer {
+    pub issuer: String,
+    /// Names that older tokens may have in its place.
+    former: Vec<String>,
+    /// The API server's own audiences: what a token without another is for. Never empty.
+    pub audiences: Vec<String>,
+    encoding: EncodingKey,
+    /// The signing key's first.
+    keys: Vec<VerifyingKey>,
 }
 
 impl TokenIssuer {
@@ -145,46 +208,76 @@ impl TokenIssuer {
         // rcgen reads every PEM flavour and writes PKCS#8, which is what jsonwebtoken reads.
         let pem = key.serialize_pem();
         let bad = |e: jsonwebtoken::errors::Error| IssuerError::Key(e.to_string());
-        let named = key.algorithm();
-        let (algorithm, encoding) = if *named == rcgen::PKCS_ECDSA_P256_SHA256 {
-            (Algorithm::ES256, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?)
-        } else if *named == rcgen::PKCS_ECDSA_P384_SHA384 {
-            (Algorithm::ES384, EncodingKey::from_ec_pem(pem.as_bytes()).map_err(bad)?)
-        } else if *named == rcgen::PKCS_RSA_SHA256 {
-            (Algorithm::RS256, EncodingKey::from_rsa_pem(pem.as_bytes()).map_err(bad)?)
-        } else {
-            return Err(IssuerError::Key(format!("unsupported algorithm {named:?}")));
+        let verifying = VerifyingKey::new(&key.subject_public_key_info())?;
+        let encoding = match verifying.algorithm {
+            Algorithm::RS256 => EncodingKey::from_rsa_pem(pem.as_bytes()),
+            _ => EncodingKey::from_ec_pem(pem.as_bytes()),
         };
-        let mut jwk = Jwk::from_encoding_key(&encoding, algorithm).map_err(bad)?;
-        let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info()));
-        jwk.common.key_id = Some(key_id.clone());
-        let decoding = DecodingKey::from_jwk(&jwk).map_err(bad)?;
-        let mut jwk = serde_json::to_value(&jwk).map_err(|e| IssuerError::Key(e.to_string()))?;
-        jwk["use"] = json!("sig");
         let audiences = if audiences.is_empty() { vec![issuer.to_owned()] } else { audiences };
-        Ok(TokenIssuer { issuer: issuer.into(), audiences, algorithm, key_id, encoding, decoding, jwk })
+        let (former, keys) = (Vec::new(), vec![verifying]);
+        Ok(TokenIssuer { issuer: issuer.into(), former, audiences, encoding: encoding.map_err(bad)?, keys })
+    }
+
+    /// Takes tokens that the keys in PEM texts verify, beside its own.
+    pub fn also_verifying(mut self, pems: &[String]) -> Result<Self, IssuerError> {
+        for pem in pems {
+            for key in VerifyingKey::read(pem)? {
+                if self.keys.iter().all(|known| known.id != key.id) {
+                    self.keys.push(key);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Takes tokens that name another issuer, beside its own.
+    pub fn also_issued_by(mut self, former: Vec<String>) -> Self {
+        self.former = former;
+        self
+    }
+
+    /// The claims of a token that one of the keys verifies.
+    fn decode<C: serde::de::DeserializeOwned + Clone>(
+        &self,
+        token: &str,
+        issuers: &[&str],
+        required: &[&str],
+    ) -> Result<C, String> {
+        let named = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid);
+        let of_name = |key: &&VerifyingKey| named.as_ref().is_some_and(|name| *name == key.id);
+        let mut keys: Vec<&VerifyingKey> = self.keys.iter().filter(of_name).collect();
+        if keys.is_empty() {
+            keys = self.keys.iter().collect();
+        }
+        let mut error = String::new();
+        for key in keys {
+            let mut validation = Validation::new(key.algorithm);
+            // Times are checked against the clock that is passed in, with upstream's words.
+            validation.validate_exp = false;
+            validation.validate_aud = false;
+            validation.set_issuer(issuers);
+            validation.set_required_spec_claims(required);
+            match jsonwebtoken::decode::<C>(token, &key.decoding, &validation) {
+                Ok(decoded) => return Ok(decoded.claims),
+                Err(e) => error = format!("invalid bearer token: {e}"),
+            }
+        }
+        Err(error)
     }
 
     /// Signs `claims` with this issuer's name in them.
     pub fn sign(&self, mut claims: Claims) -> Result<String, IssuerError> {
         claims.iss = self.issuer.clone();
-        let mut header = Header::new(self.algorithm);
+        let mut header = Header::new(self.keys[0].algorithm);
         header.typ = None;
-        header.kid = Some(self.key_id.clone());
+        header.kid = Some(self.keys[0].id.clone());
         jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(IssuerError::Sign)
     }
 
     /// The claims of a token that this issuer signed and that is valid now; nothing about audiences or bound objects.
     pub fn verify(&self, token: &str, now: DateTime<Utc>) -> Result<Claims, String> {
-        let mut validation = Validation::new(self.algorithm);
-        // Times are checked below against the clock that was passed in, with upstream's words.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.set_issuer(&[&self.issuer]);
-        validation.set_required_spec_claims(&["exp", "iss", "sub"]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
-            .map_err(|e| format!("invalid bearer token: {e}"))?
-            .claims;
+        let issuers: Vec<&str> = [&self.issuer].into_iter().chain(&self.former).map(String::as_str).collect();
+        let claims: Claims = self.decode(token, &issuers, &["exp", "iss", "sub"])?;
         let now = now.timestamp();
         if now > claims.exp + LEEWAY {
             return Err("service account token has expired".into());
@@ -200,29 +293,24 @@ impl TokenIssuer {
 
     /// The claims of a token of an old Secret, signed with the same key.
     fn verify_legacy(&self, token: &str) -> Result<LegacyClaims, String> {
-        let mut validation = Validation::new(self.algorithm);
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.set_issuer(&[LEGACY_ISSUER]);
-        validation.set_required_spec_claims(&["iss", "sub"]);
-        jsonwebtoken::decode::<LegacyClaims>(token, &self.decoding, &validation)
-            .map(|decoded| decoded.claims)
-            .map_err(|e| format!("invalid bearer token: {e}"))
+        self.decode(token, &[LEGACY_ISSUER], &["iss", "sub"])
     }
 
     /// `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
-        json!({ "keys": [self.jwk] })
+        json!({ "keys": self.keys.iter().map(|key| &key.jwk).collect::<Vec<_>>() })
     }
 
     /// `/.well-known/openid-configuration`; `jwks_uri` is where clients find the keys.
     pub fn openid_configuration(&self, jwks_uri: &str) -> Value {
+        let algorithms: std::collections::BTreeSet<&str> =
+            self.keys.iter().filter_map(|key| key.jwk["alg"].as_str()).collect();
         json!({
             "issuer": self.issuer,
             "jwks_uri": jwks_uri,
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": [self.jwk["alg"]],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 
@@ -256,7 +344,7 @@ impl Authenticator for ServiceAccountTokens {
         let Some(token) = credentials.bearer_token.as_deref() else { return Authentication::Unknown };
         // Anything that does not name an issuer of ours is for other authenticators.
         match TokenIssuer::claimed_issuer(token) {
-            Some(issuer) if issuer == self.issuer.issuer => {}
+            Some(issuer) if issuer == self.issuer.issuer || self.issuer.former.contains(&issuer) => {}
             Some(issuer) if issuer == LEGACY_ISSUER => return self.legacy(token, credentials).await,
             _ => return Authentication::Unknown,
         }
@@ -463,6 +551,21 @@ mod tests {
             },
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn tokens_of_an_old_key_and_an_old_issuer_stay_good() {
+        let (old, new) = (key(), key());
+        let public = KeyPair::from_pem(&old).unwrap().public_key_pem();
+        let token = TokenIssuer::new("https://old", vec![], &old).unwrap().sign(claims()).unwrap();
+        let alone = TokenIssuer::new(ISSUER, vec![], &new).unwrap();
+        assert!(alone.verify(&token, Utc::now()).is_err());
+        let both = TokenIssuer::new(ISSUER, vec![], &new).unwrap().also_verifying(&[public, new]).unwrap();
+        assert!(both.verify(&token, Utc::now()).is_err(), "another issuer");
+        let both = both.also_issued_by(vec!["https://old".into()]);
+        assert_eq!(both.verify(&token, Utc::now()).unwrap().iss, "https://old");
+        assert_eq!(both.jwks()["keys"].as_array().unwrap().len(), 2, "its own key is there once");
+        assert!(both.verify(&both.sign(claims()).unwrap(), Utc::now()).is_ok());
     }
 
     fn objects() -> Memory {

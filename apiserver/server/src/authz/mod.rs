@@ -18,6 +18,7 @@ pub mod node;
 pub mod node_graph;
 pub mod rbac;
 pub mod rules;
+pub mod webhook;
 
 pub const MASTERS: &str = "system:masters";
 
@@ -59,6 +60,34 @@ impl Authorizer for Masters {
 
     async fn rules_for(&self, user: &UserInfo, _: &str) -> Result<Vec<Rule>, String> {
         Ok(if is_master(user) { rules::everything() } else { Vec::new() })
+    }
+}
+
+/// Allows everything (`AlwaysAllow`).
+pub struct Everybody;
+
+#[async_trait]
+impl Authorizer for Everybody {
+    async fn authorize(&self, _: &UserInfo, _: &RequestInfo) -> Decision {
+        Decision::Allow(String::new())
+    }
+
+    async fn rules_for(&self, _: &UserInfo, _: &str) -> Result<Vec<Rule>, String> {
+        Ok(rules::everything())
+    }
+}
+
+/// Allows nothing (`AlwaysDeny`): no opinion, with upstream's reason.
+pub struct Nobody;
+
+#[async_trait]
+impl Authorizer for Nobody {
+    async fn authorize(&self, _: &UserInfo, _: &RequestInfo) -> Decision {
+        Decision::NoOpinion("Everything is forbidden.".to_owned())
+    }
+
+    async fn rules_for(&self, _: &UserInfo, _: &str) -> Result<Vec<Rule>, String> {
+        Ok(Vec::new())
     }
 }
 

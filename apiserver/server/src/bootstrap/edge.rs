@@ -28,6 +28,7 @@ use crate::admission::pod_defaults::{
 use crate::admission::pod_security::PodSecurity;
 use crate::admission::policies::{self, Engine, MutatingPolicies, ValidatingPolicies};
 use crate::admission::priority::Priority;
+use crate::admission::privileged::Unprivileged;
 use crate::admission::resource_quota::ResourceQuota;
 use crate::admission::service_account::ServiceAccount;
 use crate::admission::service_addresses::ServiceAddresses;
@@ -35,7 +36,7 @@ use crate::admission::storage::{PersistentVolumeClaimResize, StorageObjectInUseP
 use crate::admission::webhooks::{Callers, MutatingWebhooks, ValidatingWebhooks};
 use crate::aggregation::Aggregation;
 use crate::authn::bootstrap_token::BootstrapTokens;
-use crate::authn::request_header::RequestHeader;
+use crate::authn::request_header::{RemoteHeaders, RequestHeader};
 use crate::authn::service_account::{IssuerError, ServiceAccountTokens, TokenIssuer};
 use crate::authn::static_token::{StaticTokens, TokenFileError};
 use crate::authn::token_cache::TokenCache;
@@ -44,13 +45,14 @@ use crate::authn::{self, Authenticator, RequestAuthenticator};
 use crate::authz::escalation::Escalation;
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
-use crate::authz::{self, Authorizer, Masters};
-use crate::pki::Pki;
+use crate::authz::{self, Authorizer, Everybody, Masters, Nobody};
+use crate::pki;
 use crate::pki::join::BootstrapToken;
 use crate::resources::Resources;
 use crate::served::Types;
 use crate::server::{Build, Chain, Check, PathHandler};
 use crate::special::SpecialHandler;
+use crate::trust::Trust;
 use crate::webhook::Webhooks;
 
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +67,25 @@ pub enum EdgeError {
     Initial(#[from] initial::InitialError),
 }
 
-#[derive(Clone, Debug)]
+/// One authorizer of the chain.
+#[derive(Clone)]
+pub enum Mode {
+    Node,
+    Rbac,
+    AlwaysAllow,
+    AlwaysDeny,
+    /// Somebody else is asked.
+    Webhook(Arc<dyn Authorizer>),
+}
+
+#[derive(Clone)]
 pub struct EdgeOptions {
     /// The name of the token issuer, such as `https://kubernetes.default.svc.cluster.local`.
     pub issuer: String,
+    /// Issuers whose tokens are taken as well.
+    pub former_issuers: Vec<String>,
+    /// Where clients find the keys that verify tokens; `None`: at the issuer.
+    pub jwks_uri: Option<String>,
     /// The API server's own audiences; empty: the issuer's name.
     pub audiences: Vec<String>,
     /// One network, or one of each family; the first gives the `kubernetes` service its address.
@@ -82,6 +99,77 @@ pub struct EdgeOptions {
     /// What new nodes join with.
     pub join_token: Option<BootstrapToken>,
     pub build: Build,
+    /// Whether Secrets of type bootstrap.kubernetes.io/token are tokens.
+    pub bootstrap_tokens: bool,
+    /// Who decides, in order, after members of system:masters are allowed everything.
+    pub authorization: Vec<Mode>,
+    /// Admission plug-ins that are on beside the default ones ([`PLUGINS`]), and those that are off.
+    pub plugins_on: Vec<String>,
+    pub plugins_off: Vec<String>,
+    /// Whether containers may be privileged at all.
+    pub allow_privileged: bool,
+    /// Whether this server keeps the endpoints of the `kubernetes` service.
+    pub keep_endpoints: bool,
+}
+
+impl Default for EdgeOptions {
+    /// A cluster's own server, as `skeg server` runs it.
+    fn default() -> Self {
+        EdgeOptions {
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            former_issuers: Vec::new(),
+            jwks_uri: None,
+            audiences: Vec::new(),
+            service_networks: Vec::new(),
+            node_ports: 30000..=32767,
+            advertise: IpAddr::from([127, 0, 0, 1]),
+            port: 6443,
+            static_tokens: None,
+            anonymous: true,
+            join_token: None,
+            bootstrap_tokens: true,
+            authorization: vec![Mode::Node, Mode::Rbac],
+            plugins_on: vec!["NodeRestriction".to_owned()],
+            plugins_off: Vec::new(),
+            allow_privileged: true,
+            keep_endpoints: true,
+            build: Build::default(),
+        }
+    }
+}
+
+/// The admission plug-ins that can be switched, and whether they are on when nobody says so (upstream
+/// pkg/kubeapiserver/options/plugins.go).
+pub const PLUGINS: [(&str, bool); 21] = [
+    ("NamespaceLifecycle", true),
+    ("LimitRanger", true),
+    ("ServiceAccount", true),
+    ("NodeRestriction", false),
+    ("TaintNodesByCondition", true),
+    ("PodSecurity", true),
+    ("Priority", true),
+    ("DefaultTolerationSeconds", true),
+    ("DefaultStorageClass", true),
+    ("StorageObjectInUseProtection", true),
+    ("PersistentVolumeClaimResize", true),
+    ("RuntimeClass", true),
+    ("CertificateApproval", true),
+    ("CertificateSigning", true),
+    ("CertificateSubjectRestriction", true),
+    ("DefaultIngressClass", true),
+    ("MutatingAdmissionPolicy", true),
+    ("MutatingAdmissionWebhook", true),
+    ("ValidatingAdmissionPolicy", true),
+    ("ValidatingAdmissionWebhook", true),
+    ("ResourceQuota", true),
+];
+
+impl EdgeOptions {
+    fn runs(&self, plugin: &str) -> bool {
+        let Some((_, by_default)) = PLUGINS.iter().find(|(name, _)| *name == plugin) else { return true };
+        let listed = |list: &[String]| list.iter().any(|name| name == plugin);
+        (*by_default || listed(&self.plugins_on)) && !listed(&self.plugins_off)
+    }
 }
 
 /// The address that the `kubernetes` service has: the first usable one.
@@ -94,6 +182,8 @@ pub fn first_address(network: &IpNet) -> IpAddr {
 
 pub struct Edge {
     options: EdgeOptions,
+    /// Where a front proxy names users.
+    remote: RemoteHeaders,
     resources: Arc<dyn Resources>,
     pub issuer: Arc<TokenIssuer>,
     pub authenticator: Arc<dyn Authenticator>,
@@ -114,24 +204,35 @@ impl Edge {
     pub fn new(
         resources: Arc<dyn Resources>,
         types: Arc<dyn Types>,
-        pki: &Pki,
+        trust: &Trust,
         options: EdgeOptions,
     ) -> Result<Self, EdgeError> {
-        let issuer = TokenIssuer::new(&options.issuer, options.audiences.clone(), &pki.service_account_key)?;
+        let issuer = TokenIssuer::new(&options.issuer, options.audiences.clone(), &trust.signing_key)?;
+        let issuer = issuer.also_verifying(&trust.verifying_keys)?.also_issued_by(options.former_issuers.clone());
         let issuer = Arc::new(issuer);
-        let authenticator = authenticator(&resources, pki, &issuer, &options)?;
+        let authenticator = authenticator(&resources, trust, &issuer, &options)?;
         let (rbac, node) = (Rbac::new(), NodeAuthorizer::new());
-        let authorizer: Arc<dyn Authorizer> =
-            Arc::new(authz::Union(vec![Arc::new(Masters), node.clone(), rbac.clone()]));
+        let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
+        authorizers.extend(options.authorization.iter().map(|mode| -> Arc<dyn Authorizer> {
+            match mode {
+                Mode::Node => node.clone(),
+                Mode::Rbac => rbac.clone(),
+                Mode::AlwaysAllow => Arc::new(Everybody),
+                Mode::AlwaysDeny => Arc::new(Nobody),
+                Mode::Webhook(webhook) => webhook.clone(),
+            }
+        }));
+        let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union(authorizers));
         let addresses =
             ServiceAddresses::new(options.service_networks.clone(), options.node_ports.clone(), resources.clone());
-        let aggregation = Aggregation::new(resources.clone(), pki.front_proxy_client.clone());
+        let aggregation = Aggregation::new(resources.clone(), trust.proxy_client.clone());
         let webhooks = Arc::new(Webhooks::new(resources.clone()));
         let engine = Engine { resources: resources.clone(), types: types.clone(), authorizer: authorizer.clone() };
         let engine = Arc::new(engine);
         let callers = Callers { resources: resources.clone(), types, webhooks, authorizer: authorizer.clone() };
         let callers = Arc::new(callers);
         Ok(Edge {
+            remote: trust.front_proxy.as_ref().map(|proxy| proxy.headers.clone()).unwrap_or_default(),
             options,
             resources,
             issuer,
@@ -152,7 +253,8 @@ impl Edge {
 
     /// What [`crate::server::Server::install`] takes. `specials` serve what the generic handlers do not.
     pub fn chain(&self, specials: HashMap<(String, String, String), Arc<dyn SpecialHandler>>) -> Chain {
-        let keys_uri = format!("{}{}", self.options.issuer.trim_end_matches('/'), oidc::KEYS);
+        let at_issuer = || format!("{}{}", self.options.issuer.trim_end_matches('/'), oidc::KEYS);
+        let keys_uri = self.options.jwks_uri.clone().unwrap_or_else(at_issuer);
         let configuration = oidc::Document::configuration(&self.issuer.openid_configuration(&keys_uri));
         let keys = oidc::Document::keys(&self.issuer.jwks());
         let paths: [(&str, Arc<dyn PathHandler>); 2] = [(oidc::CONFIGURATION, configuration), (oidc::KEYS, keys)];
@@ -164,6 +266,7 @@ impl Edge {
             authenticator: RequestAuthenticator {
                 authenticator: self.authenticator.clone(),
                 anonymous: self.options.anonymous,
+                remote: self.remote.clone(),
             },
             authorizer: self.authorizer.clone(),
             admission: self.admission(),
@@ -178,7 +281,7 @@ impl Edge {
     fn admission(&self) -> Vec<Arc<dyn Plugin>> {
         let resources = || self.resources.clone();
         let authorizer = || self.authorizer.clone();
-        vec![
+        let mut all: Vec<Arc<dyn Plugin>> = vec![
             Arc::new(NamespaceLifecycle { resources: resources() }),
             Arc::new(LimitRanger { resources: resources() }),
             Arc::new(ServiceAccount { resources: resources() }),
@@ -201,12 +304,22 @@ impl Edge {
             self.validating_policies.clone(),
             self.validating.clone(),
             Arc::new(ResourceQuota::new(resources())),
-        ]
+        ];
+        if !self.options.allow_privileged {
+            all.push(Arc::new(Unprivileged));
+        }
+        all.retain(|plugin| self.options.runs(plugin.name()));
+        all
     }
 
     /// Starts the long-lived tasks in `tasks` and writes the initial objects; the server must have the chain already.
     /// Returns when requests can be authorized.
-    pub async fn start(&self, pki: &Pki, tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<(), EdgeError> {
+    pub async fn start(
+        &self,
+        trust: &Trust,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Result<(), EdgeError> {
         let token = || shutdown.clone();
         tasks.spawn(self.rbac.clone().run(self.resources.clone(), token()));
         tasks.spawn(self.node.clone().run(self.resources.clone(), token()));
@@ -217,8 +330,13 @@ impl Edge {
         tasks.spawn(self.mutating.clone().run(token()));
         tasks.spawn(self.validating.clone().run(token()));
         initial::write(&self.resources, objects::namespaces()).await?;
-        let (policy, rest) =
-            tokio::join!(initial::write_policy(&self.resources), initial::write(&self.resources, self.objects(pki)));
+        let policy = async {
+            match self.options.authorization.iter().any(|mode| matches!(mode, Mode::Rbac)) {
+                true => initial::write_policy(&self.resources).await,
+                false => Ok(()),
+            }
+        };
+        let (policy, rest) = tokio::join!(policy, initial::write(&self.resources, self.objects(trust)));
         policy?;
         rest?;
         tasks.spawn(keep::run(self.resources.clone(), self.address(), token()));
@@ -230,10 +348,11 @@ impl Edge {
     fn address(&self) -> Option<objects::Address> {
         let (advertise, port) = (self.options.advertise, self.options.port);
         let network = self.options.service_networks.first()?;
-        Some(objects::Address { advertise, port, service: first_address(network) })
+        let published = self.options.keep_endpoints;
+        Some(objects::Address { advertise, port, service: first_address(network), published })
     }
 
-    fn objects(&self, pki: &Pki) -> Vec<objects::Initial> {
+    fn objects(&self, trust: &Trust) -> Vec<objects::Initial> {
         let options = &self.options;
         let mut all = objects::priority_classes();
         all.extend(flow::objects());
@@ -242,7 +361,7 @@ impl Edge {
         if let Some(address) = self.address() {
             all.extend(objects::kubernetes_service(&address));
         }
-        all.extend(objects::authentication_config(pki));
+        all.extend(objects::authentication_config(trust));
         if let Some(token) = &options.join_token {
             all.extend(objects::join_token(token));
         }
@@ -252,19 +371,25 @@ impl Edge {
 
 fn authenticator(
     resources: &Arc<dyn Resources>,
-    pki: &Pki,
+    trust: &Trust,
     issuer: &Arc<TokenIssuer>,
     options: &EdgeOptions,
 ) -> Result<Arc<dyn Authenticator>, EdgeError> {
-    let mut all: Vec<Arc<dyn Authenticator>> = vec![
-        Arc::new(RequestHeader::new(&[pki.front_proxy_ca.certificate_der()], vec!["front-proxy-client".into()])?),
-        Arc::new(X509::new(&[pki.ca.certificate_der()])?),
-    ];
+    let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
+    if let Some(proxy) = &trust.front_proxy {
+        let (ca, names) = (pki::certificates(&proxy.ca), proxy.allowed_names.clone());
+        all.push(Arc::new(RequestHeader::new(&ca, names, proxy.headers.clone())?));
+    }
+    if let Some(ca) = &trust.client_ca {
+        all.push(Arc::new(X509::new(&pki::certificates(ca))?));
+    }
     if let Some(path) = &options.static_tokens {
         all.push(Arc::new(StaticTokens::load(path)?));
     }
     let accounts = ServiceAccountTokens { issuer: issuer.clone(), resources: resources.clone() };
     all.push(Arc::new(TokenCache::new(Arc::new(accounts))));
-    all.push(Arc::new(BootstrapTokens { resources: resources.clone() }));
+    if options.bootstrap_tokens {
+        all.push(Arc::new(BootstrapTokens { resources: resources.clone() }));
+    }
     Ok(Arc::new(authn::Union(all)))
 }

@@ -258,6 +258,7 @@ mod tests {
             advertise: ip.parse().unwrap(),
             port: 6443,
             service: "10.43.0.1".parse().unwrap(),
+            published: true,
         };
         let all = |ip: &str| {
             [objects::namespaces(), objects::priority_classes(), objects::kubernetes_service(&address(ip))].concat()

@@ -54,8 +54,12 @@ mod tests {
 
     #[test]
     fn only_what_the_cluster_needs_is_put_back() {
-        let address =
-            Address { advertise: "192.0.2.1".parse().unwrap(), port: 6443, service: "10.43.0.1".parse().unwrap() };
+        let address = Address {
+            advertise: "192.0.2.1".parse().unwrap(),
+            port: 6443,
+            service: "10.43.0.1".parse().unwrap(),
+            published: true,
+        };
         let count =
             |resource: &str, namespace: &str, name: &str| missing(resource, namespace, name, Some(&address)).len();
         assert_eq!(count("services", "default", "kubernetes"), 3);

@@ -16,4 +16,4 @@ pub mod policy;
 #[cfg(test)]
 mod tests;
 
-pub use edge::{Edge, EdgeOptions};
+pub use edge::{Edge, EdgeOptions, Mode};

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 use skeg_machinery::gvk::GroupResource;
 
-use crate::pki::Pki;
 use crate::pki::join::BootstrapToken;
+use crate::trust::Trust;
 
 /// An object and what becomes of one that is there already.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct Address {
     pub port: u16,
     /// Of the `kubernetes` service.
     pub service: IpAddr,
+    /// Whether the service leads here; otherwise somebody else says where to.
+    pub published: bool,
 }
 
 pub fn kubernetes_service(address: &Address) -> Vec<Initial> {
@@ -102,7 +104,7 @@ pub fn kubernetes_service(address: &Address) -> Vec<Initial> {
         "ports": ports,
     });
     // An endpoint must not be a loopback address; a server that only listens there has a service without endpoints.
-    if address.advertise.is_loopback() {
+    if address.advertise.is_loopback() || !address.published {
         return vec![initial("", "services", service, Existing::Keep)];
     }
     vec![
@@ -131,22 +133,38 @@ pub fn service_cidr(networks: &[IpNet], now: &str) -> Vec<Initial> {
 }
 
 /// What extension API servers need to know to authenticate who calls them.
-pub fn authentication_config(pki: &Pki) -> Vec<Initial> {
+pub fn authentication_config(trust: &Trust) -> Vec<Initial> {
+    let mut data = serde_json::Map::new();
+    if let Some(ca) = &trust.client_ca {
+        data.insert("client-ca-file".to_owned(), json!(ca));
+    }
+    if let Some(proxy) = &trust.front_proxy {
+        let list = |names: &[String]| json!(json!(names).to_string());
+        // Headers as people write them.
+        let headers = |names: &[String]| list(&names.iter().map(|name| canonical(name)).collect::<Vec<_>>());
+        data.insert("requestheader-allowed-names".to_owned(), list(&proxy.allowed_names));
+        data.insert("requestheader-client-ca-file".to_owned(), json!(proxy.ca));
+        data.insert("requestheader-extra-headers-prefix".to_owned(), headers(&proxy.headers.extra_prefixes));
+        data.insert("requestheader-group-headers".to_owned(), headers(&proxy.headers.groups));
+        data.insert("requestheader-uid-headers".to_owned(), headers(&proxy.headers.uids));
+        data.insert("requestheader-username-headers".to_owned(), headers(&proxy.headers.users));
+    }
     let object = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-        "data": {
-            "client-ca-file": pki.ca.certificate_pem,
-            "requestheader-allowed-names": r#"["front-proxy-client"]"#,
-            "requestheader-client-ca-file": pki.front_proxy_ca.certificate_pem,
-            "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
-            "requestheader-group-headers": r#"["X-Remote-Group"]"#,
-            "requestheader-uid-headers": r#"["X-Remote-Uid"]"#,
-            "requestheader-username-headers": r#"["X-Remote-User"]"#,
-        },
+        "data": data,
     });
     vec![initial("", "configmaps", object, Existing::Overwrite(&["data"]))]
+}
+
+/// A header's name as Go writes it: each word with a capital.
+fn canonical(name: &str) -> String {
+    let word = |word: &str| {
+        let (first, rest) = word.split_at(word.chars().next().map_or(0, char::len_utf8));
+        first.to_ascii_uppercase() + rest
+    };
+    name.split('-').map(word).collect::<Vec<_>>().join("-")
 }
 
 /// The join token as a bootstrap token, and what bootstrappers may do with it: ask for a kubelet's client certificate,

@@ -17,6 +17,7 @@ use super::EdgeOptions;
 use crate::pki::join::BootstrapToken;
 use crate::pki::{Authority, Issued, Pki, PkiOptions, Profile};
 use crate::serving::{self, tls};
+use crate::trust::Trust;
 
 struct Cluster {
     address: std::net::SocketAddr,
@@ -50,19 +51,14 @@ async fn start(directory: std::path::PathBuf, store: Arc<Embedded>) -> Cluster {
     let listener = serving::listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let options = EdgeOptions {
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        audiences: vec![],
         service_networks: vec!["10.43.0.0/16".parse().unwrap()],
-        node_ports: 30000..=32767,
         advertise: "192.0.2.10".parse().unwrap(),
         port: address.port(),
-        static_tokens: None,
-        anonymous: true,
         join_token: BootstrapToken::parse(TOKEN),
-        build: Default::default(),
+        ..EdgeOptions::default()
     };
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let server = crate::standard::start(store.clone(), &pki, options, &tasks, &shutdown).await.unwrap();
+    let server = crate::standard::start(store.clone(), &Trust::of(&pki), options, &tasks, &shutdown).await.unwrap();
     let certificate = tls::ServingCertificate::new(&pki.serving).unwrap();
     let config = Arc::new(tls::server_config(&certificate, &[pki.ca.certificate_der()]).unwrap());
     tasks.spawn(serving::serve(listener, config, server.service(), serving::Limits::default(), shutdown.clone()));

@@ -156,7 +156,8 @@ fn loopback_and(addresses: &[IpAddr]) -> Vec<IpAddr> {
     all
 }
 
-fn service_account_key(dir: &Path) -> Result<String, PkiError> {
+/// The key of a directory that signs service-account tokens, made when there is none.
+pub fn service_account_key(dir: &Path) -> Result<String, PkiError> {
     let path = dir.join("sa.key");
     if let Some(pem) = files::read(&path)? {
         return Ok(pem);

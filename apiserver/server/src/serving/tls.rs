@@ -83,13 +83,21 @@ pub fn client_config(roots: &[CertificateDer<'static>], client: Option<&Issued>)
 
 /// A client that takes any certificate: for what pods serve, which nobody vouches for.
 pub fn trusting_anything() -> ClientConfig {
+    trusting_anyone().with_no_client_auth()
+}
+
+/// The same with a certificate of its own: for kubelets whose authority nobody told.
+pub fn trusting_anything_as(client: &Issued) -> Result<ClientConfig, ServeError> {
+    trusting_anyone().with_client_auth_cert(client.chain(), client.key_der()).map_err(ServeError::Tls)
+}
+
+fn trusting_anyone() -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let verifier = Arc::new(Anyone::default());
     ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has TLS 1.2 and 1.3")
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth()
 }
 
 /// Takes any server certificate.

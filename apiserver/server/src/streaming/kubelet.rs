@@ -22,8 +22,10 @@ const ADDRESS_TYPES: [&str; 5] = ["Hostname", "InternalDNS", "InternalIP", "Exte
 /// Opens connections to the kubelets of the cluster's nodes.
 pub struct Kubelets {
     pub resources: Arc<dyn Resources>,
-    /// Trusts the cluster CA and has the API server's client certificate. Only HTTP/1.1 can be upgraded.
+    /// Trusts what kubelets serve with, and has the API server's client certificate. Only HTTP/1.1 can be upgraded.
     pub tls: Arc<ClientConfig>,
+    /// Which kinds of addresses are dialled, the best first; empty: the internal one, then upstream's order.
+    pub address_types: Vec<String>,
 }
 
 /// `pods`, `nodes`, … of the core group.
@@ -53,8 +55,8 @@ impl Kubelets {
         let object = self.resources.get_cached(&core("nodes"), "", node).await?;
         let object = object.ok_or_else(|| Status::not_found(&core("nodes"), node))?;
         let port = object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap_or(10250);
-        let address =
-            address(&object).ok_or_else(|| unreachable(format!("no preferred addresses found for node {node:?}")))?;
+        let address = address(&object, &self.address_types)
+            .ok_or_else(|| unreachable(format!("no preferred addresses found for node {node:?}")))?;
         let authority = match address.parse::<IpAddr>() {
             Ok(IpAddr::V6(_)) => format!("[{address}]:{port}"),
             _ => format!("{address}:{port}"),
@@ -78,11 +80,14 @@ impl Kubelets {
 }
 
 /// The first address that can be dialled; a host name only when it is the only thing known.
-fn address(node: &Value) -> Option<String> {
+fn address(node: &Value, wanted: &[String]) -> Option<String> {
     let addresses = node["status"]["addresses"].as_array()?;
     let of = |kind: &str| {
         let found = addresses.iter().find(|a| a["type"] == kind)?;
         found["address"].as_str().map(str::to_owned)
     };
+    if !wanted.is_empty() {
+        return wanted.iter().find_map(|kind| of(kind));
+    }
     of("InternalIP").or_else(|| ADDRESS_TYPES.iter().find_map(|kind| of(kind)))
 }

@@ -103,7 +103,7 @@ impl Write<'_> {
                 Some(found) => Err(self.exists(name, &found.value)),
             };
         }
-        let op = Op::Put { key: key.into(), value: bytes.clone(), pre: Precondition::Absent, ttl: self.resource.ttl() };
+        let op = Op::Put { key: key.into(), value: bytes.clone(), pre: Precondition::Absent, ttl: self.resource.ttl };
         match self.server.store.apply(op).await {
             Ok(committed) => {
                 let revision = committed.revision();

@@ -86,7 +86,7 @@ impl Write<'_> {
                 if self.parameters.dry_run {
                     return Ok(Some(Deleted::Waiting(Stored { value: new, bytes, revision: 0 })));
                 }
-                (Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl() }, new, bytes, true)
+                (Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl }, new, bytes, true)
             }
         };
         match self.server.store.apply(op).await {

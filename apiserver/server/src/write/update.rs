@@ -191,7 +191,7 @@ impl Write<'_> {
         let op = if delete {
             Op::Delete { key, pre }
         } else {
-            Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl() }
+            Op::Put { key, value: bytes.clone(), pre, ttl: self.resource.ttl }
         };
         match self.server.store.apply(op).await {
             Ok(committed) => {
@@ -312,7 +312,7 @@ pub async fn modify(
             return Ok(Stored { value: new, bytes, revision });
         }
         let pre = Precondition::ModRevision(live.mod_revision);
-        let op = Op::Put { key: live.key.clone(), value: bytes.clone(), pre, ttl: resource.ttl() };
+        let op = Op::Put { key: live.key.clone(), value: bytes.clone(), pre, ttl: resource.ttl };
         match server.store.apply(op).await {
             Ok(committed) => {
                 let revision = committed.revision();
