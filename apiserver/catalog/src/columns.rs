@@ -73,8 +73,12 @@ pub const NAME_AGE: Table = Table { columns: &[NAME, AGE], cells: |object, row| 
 
 fn describe(name: &str) -> &'static str {
     match name {
-        "Name" => "Name must be unique within a namespace.",
-        "Age" | "Created At" => "CreationTimestamp is the server time when this object was created.",
+        "Name" => {
+            "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
+        }
+        "Age" | "Created At" => {
+            "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+        }
         "Containers" => "Names of each container in the template.",
         "Images" => "Images referenced by each container in the template.",
         _ => "",

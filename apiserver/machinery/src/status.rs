@@ -236,6 +236,12 @@ impl Status {
         Self::failure(406, reason::NOT_ACCEPTABLE, message)
     }
 
+    /// The client accepts no media type that the path's routes produce; the router of upstream says it so.
+    pub fn not_available(produced: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", produced.join(", "));
+        Self { details: Some(StatusDetails::default()), ..Self::failure(406, reason::NOT_ACCEPTABLE, message) }
+    }
+
     pub fn gone(message: impl Into<String>) -> Self {
         Self::failure(410, reason::GONE, message)
     }

@@ -74,11 +74,9 @@ pub fn serve(
         ["apis", group, version] => resource_list(snapshot.group(group)?, version)?,
         _ => return None,
     };
-    Some(negotiate::output(headers, query).map(|output| {
+    Some(negotiate::output_without_tables(headers, query).map(|output| {
         let output = Output { transform: negotiate::Transform::None, ..output };
-        let mut response = respond::value(StatusCode::OK, &output, &document);
-        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
-        response
+        respond::value(StatusCode::OK, &output, &document)
     }))
 }
 
@@ -173,7 +171,9 @@ fn resource_discovery(group: &str, version: &str, resource: &Resource) -> Value 
     let spec = &resource.spec;
     let mut entry = Map::new();
     entry.insert("resource".into(), json!(spec.resource));
-    entry.insert("responseKind".into(), json!({"group": group, "version": version, "kind": spec.kind}));
+    // Of a built-in type only another group's kind names its group and version.
+    let home = if resource.custom { (group, version) } else { ("", "") };
+    entry.insert("responseKind".into(), json!({"group": home.0, "version": home.1, "kind": spec.kind}));
     entry.insert("scope".into(), json!(if resource.namespaced() { "Namespaced" } else { "Cluster" }));
     entry.insert("singularResource".into(), json!(spec.singular));
     entry.insert("verbs".into(), json!(resource_verbs(resource)));
@@ -186,7 +186,9 @@ fn resource_discovery(group: &str, version: &str, resource: &Resource) -> Value 
     let subresources: Vec<Value> = sorted_subresources(resource)
         .into_iter()
         .map(|sub| {
-            let (group, version, kind) = subresource_kind(sub, group, version, &spec.kind);
+            let (sub_group, sub_version, kind) = subresource_kind(sub, group, version, &spec.kind);
+            let own = (sub_group, sub_version) == (group, version);
+            let (group, version) = if own { home } else { (sub_group, sub_version) };
             let kind = json!({"group": group, "version": version, "kind": kind});
             json!({"subresource": sub.name, "responseKind": kind, "verbs": verbs(&sub.verbs)})
         })
@@ -195,6 +197,18 @@ fn resource_discovery(group: &str, version: &str, resource: &Resource) -> Value 
         entry.insert("subresources".into(), Value::Array(subresources));
     }
     Value::Object(entry)
+}
+
+/// The group and version that storageVersionHash tells: those in which upstream v1.36 stores the type.
+fn stored_as(resource: &Resource) -> (&str, &str) {
+    let spec = &resource.spec;
+    match (&*spec.group, &*spec.resource, &spec.backing) {
+        (group, _, Backing::Custom(form)) => (group, form.storage_version()),
+        ("events.k8s.io", ..) => ("", "v1"),
+        (group @ "apiextensions.k8s.io", ..) => (group, "v1beta1"),
+        (group, "mutatingadmissionpolicies" | "mutatingadmissionpolicybindings", _) => (group, "v1beta1"),
+        (group, ..) => (group, &spec.storage_version),
+    }
 }
 
 fn subresource_kind<'a>(
@@ -291,12 +305,9 @@ fn api_resources(group: &Group, version: &Version, resource: &Resource) -> Vec<V
     if !spec.categories.is_empty() {
         entry.insert("categories".into(), json!(spec.categories));
     }
-    if spec.verbs.contains(&Verb::Get) {
-        let version = match &spec.backing {
-            Backing::Custom(form) => form.storage_version(),
-            _ => &spec.storage_version,
-        };
-        let hash = Sha256::digest(format!("{}/{version}/{}", spec.group, spec.kind));
+    if spec.verbs.contains(&Verb::Watch) {
+        let (group, version) = stored_as(resource);
+        let hash = Sha256::digest(format!("{group}/{version}/{}", spec.kind));
         entry.insert("storageVersionHash".into(), json!(STANDARD.encode(&hash[..8])));
     }
     let mut entries = vec![Value::Object(entry)];

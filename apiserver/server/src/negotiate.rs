@@ -41,7 +41,7 @@ const ALL: [Media; 3] = [Media::Json, Media::Yaml, Media::Protobuf];
 pub enum Transform {
     None,
     Table { beta: bool, include: Include },
-    Partial { beta: bool },
+    Partial { beta: bool, list: bool },
 }
 
 /// How much of an object each row of a Table carries.
@@ -158,6 +158,19 @@ fn choose(headers: &HeaderMap, query: &Query, offered: &[Media], tables: bool) -
     Err(Status::not_acceptable(&offered.iter().map(|media| media.content_type()).collect::<Vec<_>>()))
 }
 
+/// 406 where no clause names a type that upstream's router has a route for; parameters do not count there.
+pub fn check_available(headers: &HeaderMap, watchable: bool) -> Result<(), Status> {
+    let clauses = accept_clauses(headers);
+    if clauses.is_empty() || clauses.iter().any(|clause| ALL.iter().any(|media| clause.allows(*media))) {
+        return Ok(());
+    }
+    let mut produced = SUPPORTED.to_vec();
+    if watchable {
+        produced.extend(["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]);
+    }
+    Err(Status::not_available(&produced))
+}
+
 /// What custom resources are served as.
 pub const CUSTOM: [Media; 2] = [Media::Json, Media::Yaml];
 
@@ -182,7 +195,8 @@ fn transform(clause: &Clause, query: &Query) -> Result<Option<Transform>, Status
     }
     Ok(match kind {
         "Table" => Some(Transform::Table { beta, include: include(query)? }),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Transform::Partial { beta }),
+        "PartialObjectMetadata" => Some(Transform::Partial { beta, list: false }),
+        "PartialObjectMetadataList" => Some(Transform::Partial { beta, list: true }),
         _ => None,
     })
 }
@@ -249,7 +263,7 @@ mod tests {
         check("application/json;as=Table;v=v9;g=meta.k8s.io,application/json", Ok((Media::Json, Transform::None)));
         check(
             "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
-            Ok((Media::Json, Transform::Partial { beta: false })),
+            Ok((Media::Json, Transform::Partial { beta: false, list: true })),
         );
         check("application/xml, application/yaml;q=0.5, application/json;q=0.4", Ok((Media::Yaml, Transform::None)));
     }

@@ -41,7 +41,7 @@ pub fn go_bool(value: Option<&str>) -> bool {
 }
 
 fn go_int(value: Option<&str>) -> Result<Option<i64>, Status> {
-    let Some(value) = value.filter(|v| !v.is_empty()) else { return Ok(None) };
+    let Some(value) = value else { return Ok(None) };
     value
         .parse()
         .map(Some)
@@ -275,7 +275,7 @@ fn manager_problems(manager: &str, errors: &mut ErrorList) {
             errors.push(field::Error::invalid(
                 &path,
                 manager,
-                format!("invalid character {:?} (at position {i})", c as u32),
+                format!("invalid character U+{:04X} (at position {i})", c as u32),
             ));
         }
     }
@@ -322,8 +322,17 @@ impl DeleteOptions {
     }
 
     pub fn from_value(mut raw: Value) -> Result<DeleteOptions, Status> {
-        let wrong = |field: &str| {
-            Status::bad_request(format!("json: cannot unmarshal into Go struct field DeleteOptions.{field}"))
+        let wrong = |field: &str, go: &str, found: &Value| {
+            let found = match found {
+                Value::Array(_) => "array",
+                Value::Object(_) => "object",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            Status::bad_request(format!(
+                "json: cannot unmarshal {found} into Go struct field DeleteOptions.{field} of type {go}"
+            ))
         };
         let object = raw
             .as_object_mut()
@@ -334,15 +343,15 @@ impl DeleteOptions {
         let text = |value: Option<&Value>, name: &str| match value.filter(|v| present(v)) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s.clone())),
-            Some(_) => Err(wrong(name)),
+            Some(found) => Err(wrong(name, "v1.DeletionPropagation", found)),
         };
         let grace_period_seconds = match object.get("gracePeriodSeconds").filter(|v| present(v)) {
             None => None,
-            Some(v) => Some(v.as_i64().ok_or_else(|| wrong("gracePeriodSeconds"))?),
+            Some(v) => Some(v.as_i64().ok_or_else(|| wrong("gracePeriodSeconds", "int64", v))?),
         };
         let orphan_dependents = match object.get("orphanDependents").filter(|v| present(v)) {
             None => None,
-            Some(v) => Some(v.as_bool().ok_or_else(|| wrong("orphanDependents"))?),
+            Some(v) => Some(v.as_bool().ok_or_else(|| wrong("orphanDependents", "bool", v))?),
         };
         let propagation_policy = text(object.get("propagationPolicy"), "propagationPolicy")?;
         let preconditions = object.get("preconditions").cloned().unwrap_or(Value::Null);
@@ -350,7 +359,7 @@ impl DeleteOptions {
         let resource_version = text(preconditions.get("resourceVersion"), "resourceVersion")?;
         let dry_run: Vec<String> = match object.get("dryRun").filter(|v| present(v)) {
             None => Vec::new(),
-            Some(v) => serde_json::from_value(v.clone()).map_err(|_| wrong("dryRun"))?,
+            Some(v) => serde_json::from_value(v.clone()).map_err(|_| wrong("dryRun", "[]string", v))?,
         };
 
         let mut errors = ErrorList::new();

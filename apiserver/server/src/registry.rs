@@ -237,7 +237,7 @@ pub(crate) fn group_rank(group: &str) -> u32 {
         "discovery.k8s.io" => 16200,
         "flowcontrol.apiserver.k8s.io" => 16100,
         "internal.apiserver.k8s.io" => 16000,
-        "resource.k8s.io" => 15900,
+        "resource.k8s.io" => 16200,
         "storagemigration.k8s.io" => 15800,
         _ => 1000,
     }

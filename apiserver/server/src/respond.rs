@@ -76,7 +76,9 @@ fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
             None => (Media::Json, json),
         },
         Media::Yaml => {
-            let text = serde_yaml_ng::to_string(&tree(&json)).expect("a JSON tree is YAML");
+            let mut tree = tree(&json);
+            tree.sort_all_objects();
+            let text = serde_yaml_ng::to_string(&tree).expect("a JSON tree is YAML");
             (Media::Yaml, text.into())
         }
         Media::Json if output.pretty => {

@@ -246,9 +246,10 @@ fn merge_applied(
         entry.set = entry.set.difference(&unowned());
     }
     managed.entries.retain(|_, entry| !entry.set.is_empty());
+    // An apply that changes nothing has no time: a new manager's entry goes without.
     let unchanged = object == *live;
     if let Some(entry) = managed.entries.get_mut(&manager)
-        && (!unchanged || entry.time.is_empty())
+        && !unchanged
     {
         entry.time = writer.now.to_owned();
     }

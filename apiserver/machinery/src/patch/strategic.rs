@@ -47,6 +47,8 @@ pub fn strategic(target: &Value, body: &[u8], ty: &TypeRef, validation: FieldVal
         }
         status
     })?;
+    // Null is a patch of nothing.
+    let patch = if patch.is_null() { Value::Object(Map::new()) } else { patch };
     let Value::Object(patch) = patch else {
         let found = crate::codec::json::lexer::kind_of(&patch);
         let text = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");

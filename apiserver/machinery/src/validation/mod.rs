@@ -10,7 +10,7 @@ pub use ip::{
 };
 pub use object::{
     annotations, dry_run, field_manager, field_validation, finalizers, immutable_field, label_selector, labels,
-    managed_fields, nonnegative, object_meta, object_meta_update, owner_references,
+    managed_fields, nonnegative, object_meta, object_meta_update, owner_references, standard_finalizers,
 };
 
 use crate::field::{Error, ErrorList, Path};

@@ -179,6 +179,18 @@ pub fn finalizers(names: &[&str], path: &Path) -> ErrorList {
     errors
 }
 
+/// Finalizers that have no domain are standard ones (pkg/apis/core/validation).
+pub fn standard_finalizers(meta: &Value, path: &Path) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (index, name) in array(meta, "finalizers").iter().filter_map(Value::as_str).enumerate() {
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(Error::invalid(&path.child("finalizers").index(index), name, detail));
+        }
+    }
+    errors
+}
+
 /// The entries of `metadata.managedFields`.
 pub fn managed_fields(meta: &Value, path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();

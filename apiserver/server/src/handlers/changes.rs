@@ -4,8 +4,12 @@ use axum::response::Response;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::StatusCode;
+use skeg_machinery::codec::json::Limits;
+use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::meta;
+use skeg_machinery::schema::Schema;
 use skeg_machinery::status::{Status, StatusDetails};
+use skeg_machinery::text::quote;
 
 use super::{Target, list};
 use crate::negotiate;
@@ -57,11 +61,22 @@ async fn delete_options(target: &mut Target) -> Result<DeleteOptions, Status> {
         return DeleteOptions::from_query(&target.call.query);
     }
     let json = object::body_json(body, negotiate::input(target.headers())?)?;
-    let value: serde_json::Value =
-        serde_json::from_slice(&json).map_err(|error| Status::bad_request(error.to_string()))?;
+    let value = skeg_machinery::codec::json::parse(&json, Limits::default())
+        .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))?;
     match value.get("kind").and_then(|kind| kind.as_str()) {
         None | Some("" | "DeleteOptions") => DeleteOptions::from_value(value),
-        Some(_) => Err(Status::bad_request("decoded object cannot be converted to DeleteOptions")),
+        Some(kind) => {
+            let version = value.get("apiVersion").and_then(|version| version.as_str()).unwrap_or_default();
+            let known = GroupVersionKind::parse(version, kind).ok().and_then(|gvk| Schema::kubernetes().lookup(&gvk));
+            Err(Status::bad_request(match known {
+                Some(_) => "decoded object cannot be converted to DeleteOptions".to_owned(),
+                None => format!(
+                    "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+                    quote(kind),
+                    quote(version)
+                ),
+            }))
+        }
     }
 }
 

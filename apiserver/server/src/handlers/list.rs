@@ -3,13 +3,16 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::alphabet::URL_SAFE;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE_NO_PAD};
 use base64::{DecodeError, Engine};
 use bytes::Bytes;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use serde::{Deserialize, Serialize};
+use skeg_machinery::codec::json;
 use skeg_machinery::field::{self, Path};
 use skeg_machinery::status::Status;
 use skeg_storage::StoreError;
@@ -111,10 +114,10 @@ pub async fn collect(target: &Target, options: &ListOptions) -> Result<Page, Sta
 fn starting_point(options: &ListOptions) -> Result<(Read, Option<String>), Status> {
     let version = options.resource_version.as_str();
     if !options.continue_token.is_empty() {
+        let (revision, after) = decode_continue(&options.continue_token)?;
         if !matches!(version, "" | "0") {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (revision, after) = decode_continue(&options.continue_token)?;
         return Ok((revision.map_or(Read::Consistent, Read::Exact), Some(after)));
     }
     let read = match (parse_revision(version)?, options.resource_version_match.as_str()) {
@@ -145,10 +148,19 @@ fn encode_continue(revision: i64, last: &str) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("strings and a number serialize"))
 }
 
+/// Go's decoder does not mind bits that are left over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone),
+);
+
 /// The revision to read at (`None`: the newest) and the last key of the page before.
 fn decode_continue(token: &str) -> Result<(Option<u64>, String), Status> {
     let bad = |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid{why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+    let bytes = LENIENT.decode(token).map_err(|error| {
         let at = match error {
             DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
             DecodeError::InvalidLength(length) => length.saturating_sub(1),
@@ -156,7 +168,8 @@ fn decode_continue(token: &str) -> Result<(Option<u64>, String), Status> {
         };
         bad(&format!(": illegal base64 data at input byte {at}"))
     })?;
-    let token: ContinueToken = serde_json::from_slice(&bytes).map_err(|error| bad(&format!(": {error}")))?;
+    let token = json::parse(&bytes, json::Limits::default()).map_err(|error| bad(&format!(": {error}")))?;
+    let token: ContinueToken = serde_json::from_value(token).map_err(|error| bad(&format!(": {error}")))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad(&format!(": server does not recognize this encoded version {}", token.v)));
     }

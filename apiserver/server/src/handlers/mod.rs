@@ -14,7 +14,7 @@ use serde_json::Value;
 use skeg_catalog::spec::{Backing, Subresource, SubresourceSpec, Verb, VersionSpec};
 use skeg_machinery::status::{Status, StatusDetails};
 
-use crate::negotiate::{self, Output};
+use crate::negotiate::{self, Output, Transform};
 use crate::object::{self, Stored};
 use crate::query::{Query, WriteParameters};
 use crate::registry::Resource;
@@ -79,6 +79,10 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
     if let Some(text) = &resource.spec.versions[version].deprecation_warning {
         call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(text.to_string());
     }
+    // Built-in types have no route for HEAD; custom resources answer it as GET.
+    if call.parts.method == Method::HEAD && !resource.custom && info.subresource != "proxy" {
+        return Err(method_not_allowed());
+    }
     let key = (info.api_group.clone(), info.resource.clone(), info.subresource.clone());
     if let Some(handler) = call.server.chain().specials.get(&key).cloned() {
         // OPTIONS is no verb of the API; what is proxied may well be asked for it.
@@ -138,7 +142,7 @@ async fn non_resource(call: Call) -> Result<Response, Status> {
     if let Some(response) =
         crate::discovery::serve(&call.server.discovery, &snapshot, aggregation, path, headers, &call.query)
     {
-        if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+        if call.parts.method != Method::GET {
             return Err(method_not_allowed());
         }
         return response;
@@ -204,7 +208,35 @@ impl Target {
         if self.resource.custom {
             return negotiate::output_among(headers, query, &negotiate::CUSTOM);
         }
-        negotiate::output(headers, query)
+        let watchable = self.call.info.verb == "list" || self.call.info.verb == "watch";
+        negotiate::check_available(headers, watchable)?;
+        let output = negotiate::output(headers, query)?;
+        if let Transform::Partial { list, .. } = output.transform {
+            self.check_partial(list)?;
+        }
+        Ok(output)
+    }
+
+    /// A list's metadata is no object's, and the other way round.
+    fn check_partial(&self, list: bool) -> Result<(), Status> {
+        let spec = &self.resource.spec;
+        let package = match spec.group.split('.').next() {
+            None | Some("" | "events") => "core",
+            Some(package) => package,
+        };
+        let is_list = self.call.info.verb == "list";
+        let text = match (is_list, list) {
+            (true, false) => format!(
+                "you requested PartialObjectMetadata, but the requested object is a list (*{package}.{}List)",
+                spec.kind
+            ),
+            (false, true) if self.call.info.verb == "get" => format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{package}.{})",
+                spec.kind
+            ),
+            _ => return Ok(()),
+        };
+        Err(Status::failure(406, "NotAcceptable", text))
     }
 
     async fn serve(mut self) -> Result<Response, Status> {

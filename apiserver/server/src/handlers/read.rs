@@ -3,6 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 use skeg_machinery::status::Status;
+use skeg_machinery::text::quote;
 use skeg_storage::cacher::Read;
 
 use super::Target;
@@ -13,7 +14,13 @@ pub async fn get(target: &Target) -> Result<Response, Status> {
     let output = target.output()?;
     let resource = &target.resource;
     let key = resource.key(target.namespace(), target.name());
-    let found = match parse_revision(target.call.query.get("resourceVersion").unwrap_or(""))? {
+    let version = target.call.query.get("resourceVersion").unwrap_or("");
+    // The cache of upstream gives the error as it is, and so it is one of the server's.
+    let parsed = parse_revision(version).map_err(|_| {
+        let why = crate::query::parse_uint(version).err().unwrap_or_default();
+        Status::failure(500, "", format!("resourceVersion: Invalid value: {}: {why}", quote(version)))
+    });
+    let found = match parsed? {
         None => {
             let (found, _) = target
                 .call

@@ -56,7 +56,7 @@ impl Pieces {
             Transform::None => {
                 json!({"kind": resource.spec.list_kind, "apiVersion": api_version, "metadata": metadata})
             }
-            Transform::Partial { beta } => {
+            Transform::Partial { beta, .. } => {
                 json!({"kind": "PartialObjectMetadataList", "apiVersion": meta_version(beta), "metadata": metadata})
             }
             Transform::Table { beta, .. } => json!({
@@ -94,7 +94,7 @@ impl Pieces {
                     None => out.extend_from_slice(&json),
                 }
             }
-            Transform::Partial { beta } => {
+            Transform::Partial { beta, .. } => {
                 let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
                 write_partial(&json, beta, out)?;
             }
@@ -111,7 +111,7 @@ impl Pieces {
     pub fn protobuf(&self, entries: &[Entry]) -> Result<Bytes, Status> {
         let mut raw = protobuf::list_head(&self.metadata)?;
         let (version, kind, ty) = match self.transform {
-            Transform::Partial { beta } => {
+            Transform::Partial { beta, .. } => {
                 (meta_version(beta).to_owned(), "PartialObjectMetadataList", protobuf::partial_type()?)
             }
             _ => {
@@ -230,7 +230,7 @@ pub fn transform_one(
     let mut out = Vec::new();
     match transform {
         Transform::None => return Ok(json),
-        Transform::Partial { beta } => write_partial(&json, beta, &mut out)?,
+        Transform::Partial { beta, .. } => write_partial(&json, beta, &mut out)?,
         Transform::Table { beta, include } => {
             let seen: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
             let tree = resource.to_storage(version, seen)?;

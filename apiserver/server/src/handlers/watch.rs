@@ -170,7 +170,7 @@ impl Frames {
         self.open(kind, &mut out);
         match self.output.transform {
             Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta } => table::write_partial(&json, beta, &mut out)?,
+            Transform::Partial { beta, .. } => table::write_partial(&json, beta, &mut out)?,
             Transform::Table { beta, include } => {
                 let tree = object::decode_stored(bytes, revision)?;
                 let now = self.server.now();
@@ -184,7 +184,7 @@ impl Frames {
     fn protobuf(&self, kind: &str, json: &[u8]) -> Result<Bytes, Status> {
         let mut partial = Vec::new();
         let json = match self.output.transform {
-            Transform::Partial { beta } => {
+            Transform::Partial { beta, .. } => {
                 table::write_partial(json, beta, &mut partial)?;
                 &partial
             }
@@ -218,7 +218,7 @@ impl Frames {
         self.open("BOOKMARK", &mut out);
         match self.output.transform {
             Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta } => table::write_partial(&json, beta, &mut out)?,
+            Transform::Partial { beta, .. } => table::write_partial(&json, beta, &mut out)?,
             Transform::Table { beta, include } => {
                 let first = std::mem::take(&mut self.first);
                 let tree: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;

@@ -22,10 +22,12 @@ impl Write<'_> {
         self.check_may_create(meta::name(&object))?;
         wipe_system_fields(&mut object);
         self.check_namespace(&mut object)?;
+        self.merge_owners(&mut object, false);
         managed::track(self, None, &mut object);
         let name = meta::name(&object).to_owned();
         let step = Step { operation: Operation::Create, name: &name, old: None, options: &self.parameters.options };
         self.mutate(&step, &mut object).await?;
+        self.merge_owners(&mut object, true);
         self.check_namespace(&mut object)?;
 
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
@@ -82,7 +84,8 @@ impl Write<'_> {
             let seen = self.resource.from_storage(self.version, object.clone())?;
             self.admit(&step, Some(&seen)).await?;
         }
-        if !meta::resource_version(&object).is_empty() {
+        // The rule of storing, which a dry run does not come to.
+        if !self.parameters.dry_run && !matches!(meta::resource_version(&object), "" | "0") {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         self.store_new(&name, object).await

@@ -155,18 +155,47 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// The name in the object, when there is one, is the name in the path; an absent one is filled in.
-    pub(crate) fn check_name(&self, object: &mut Value) -> Result<(), Status> {
+    /// The name in the object is the name in the path.
+    pub(crate) fn check_name(&self, object: &Value) -> Result<(), Status> {
         let given = meta::name(object);
         if given.is_empty() {
-            meta::set_name(object, self.name);
-        } else if given != self.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({} based on URL) was undeterminable: name must be provided",
+                self.name
+            )));
+        }
+        if given != self.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({given}) does not match the name on the URL ({})",
                 self.name
             )));
         }
         Ok(())
+    }
+
+    /// An owner that is named twice is kept once, and the client is warned (apiserver/pkg/endpoints/handlers/rest.go).
+    fn merge_owners(&self, object: &mut Value, admitted: bool) {
+        let Some(owners) = object.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else {
+            return;
+        };
+        let (mut kept, mut repeated): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+        for owner in std::mem::take(owners) {
+            if kept.contains(&owner) {
+                repeated.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+            } else {
+                kept.push(owner);
+            }
+        }
+        *owners = kept;
+        if repeated.is_empty() {
+            return;
+        }
+        let when = if admitted { " after mutating admission happens" } else { "" };
+        self.warn([format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, \
+             and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            repeated.join(", ")
+        )]);
     }
 
     /// ObjectMeta's own rules, then the name's.
@@ -176,6 +205,9 @@ impl Write<'_> {
         let metadata = object.get("metadata").unwrap_or(&empty);
         let mut errors =
             validation::object_meta(metadata, self.resource.namespaced(), validation::name_is_path_segment, &path);
+        if qualifies_finalizers(&self.resource.spec.group) {
+            errors.extend(validation::standard_finalizers(metadata, &path));
+        }
         let strategy = &self.resource.spec.strategy;
         for (field, text, prefix) in
             [("generateName", meta::generate_name(object), true), ("name", meta::name(object), false)]
@@ -201,6 +233,20 @@ impl Write<'_> {
     fn conflict(&self, why: impl std::fmt::Display) -> Status {
         Status::conflict(&self.resource.group_resource, self.name, why)
     }
+}
+
+/// Whether finalizers must have a domain or be standard: in upstream a rule of the core types' validation, which these
+/// groups do without.
+fn qualifies_finalizers(group: &str) -> bool {
+    let of_core = matches!(group, "" | "apps" | "batch" | "autoscaling") || group.ends_with(".k8s.io");
+    let own = [
+        "admissionregistration.k8s.io",
+        "apiextensions.k8s.io",
+        "apiregistration.k8s.io",
+        "coordination.k8s.io",
+        "node.k8s.io",
+    ];
+    of_core && !own.contains(&group)
 }
 
 /// Whether anything that generation counts differs: all but kind, apiVersion, metadata and status.

@@ -31,6 +31,30 @@ pub struct Applied {
     repeated: Option<String>,
 }
 
+/// The object in a body of server-side apply, or what is wrong with it as sigs.k8s.io/yaml says it.
+fn configuration(body: &[u8]) -> Result<Value, String> {
+    let tree: Value = serde_yaml_ng::from_slice(body).map_err(|error| {
+        let told = error.to_string();
+        let (what, place) = told.rsplit_once(" at line ").unwrap_or((&told, "1"));
+        match place.split(' ').next() {
+            None | Some("1") => format!("error converting YAML to JSON: yaml: {what}"),
+            Some(line) => format!("error converting YAML to JSON: yaml: line {line}: {what}"),
+        }
+    })?;
+    let found = match &tree {
+        Value::Object(_) => return Ok(tree),
+        Value::Null => return Ok(Value::Object(serde_json::Map::new())),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    Err(format!(
+        "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type \
+         map[string]interface {{}}"
+    ))
+}
+
 impl Patch {
     /// Reads a body by its Content-Type; 415 for one that `custom` resources or nobody takes.
     pub fn read(content_type: &str, body: Bytes, custom: bool) -> Result<Patch, Status> {
@@ -39,11 +63,8 @@ impl Patch {
             MERGE => Ok(Patch::Merge(body)),
             STRATEGIC if !custom => Ok(Patch::Strategic(body)),
             APPLY => {
-                let tree: Value = serde_yaml_ng::from_slice(&body)
-                    .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
-                if !tree.is_object() {
-                    return Err(Status::bad_request("error decoding YAML: the configuration is not an object"));
-                }
+                let tree =
+                    configuration(&body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
                 Ok(Patch::Apply(Applied { config: tree, repeated: repeated_keys(&body) }))
             }
             _ => Err(unsupported(custom)),

@@ -67,7 +67,8 @@ impl Write<'_> {
             Change::Patch(patch) => patch.apply(self, Some(&old_seen))?,
         };
         self.check_namespace(&mut new)?;
-        self.check_name(&mut new)?;
+        self.check_name(&new)?;
+        self.merge_owners(&mut new, false);
         if matches!(change, Change::Replace(_)) {
             self.check_uid(&new, &old, &live.key)?;
         }
@@ -76,8 +77,9 @@ impl Write<'_> {
         }
         let step = self.update_step(&old_seen);
         self.mutate(&step, &mut new).await?;
+        self.merge_owners(&mut new, true);
         self.check_namespace(&mut new)?;
-        self.check_name(&mut new)?;
+        self.check_name(&new)?;
 
         let mut new = self.resource.to_storage(self.version, new)?;
         self.check_resource_version(&mut new, &old)?;
@@ -157,11 +159,14 @@ impl Write<'_> {
             keep_system_fields(new, old);
             let mut errors = self.metadata_problems(new);
             let empty = Value::Object(Default::default());
-            errors.extend(skeg_machinery::validation::object_meta_update(
-                new.get("metadata").unwrap_or(&empty),
-                old.get("metadata").unwrap_or(&empty),
-                &skeg_machinery::field::Path::new("metadata"),
-            ));
+            // Upstream asks twice, before the strategy and within it, and the causes tell it twice.
+            for _ in 0..2 {
+                errors.extend(skeg_machinery::validation::object_meta_update(
+                    new.get("metadata").unwrap_or(&empty),
+                    old.get("metadata").unwrap_or(&empty),
+                    &skeg_machinery::field::Path::new("metadata"),
+                ));
+            }
             errors.extend(match part {
                 Some(part) => part.validate(ctx, new, old),
                 None => strategy.validate_update(ctx, new, old),
@@ -235,7 +240,7 @@ impl Write<'_> {
             )));
         }
         self.check_namespace(&mut object)?;
-        self.check_name(&mut object)?;
+        self.check_name(&object)?;
         self.authorize_create().await?;
         self.check_may_create(self.name)?;
         if !apply {
