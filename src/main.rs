@@ -61,7 +61,7 @@ enum Command {
 
 /// What is to run, with all that can be wrong in its words settled.
 enum Run {
-    Command(Command),
+    Command(Box<Command>),
     ApiServer(kube_apiserver::Command),
 }
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match run {
-            Run::Command(command) => self::run(command).await,
+            Run::Command(command) => self::run(*command).await,
             Run::ApiServer(command) => command.run(on_signal()).await,
         }
     });
@@ -116,7 +116,7 @@ fn arguments() -> anyhow::Result<Run> {
     }
     match Cli::parse().command {
         Command::KubeApiserver { arguments } => kube_apiserver::parse(&arguments).map(Run::ApiServer),
-        command => Ok(Run::Command(command)),
+        command => Ok(Run::Command(Box::new(command))),
     }
 }
 

@@ -272,7 +272,7 @@ mod tests {
     fn custom_resources_have_protobuf_of_their_metadata_only() {
         let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
         for (accept, expect) in [
-            (partial, Ok((Media::Protobuf, Transform::Partial { beta: false }))),
+            (partial, Ok((Media::Protobuf, Transform::Partial { beta: false, list: false }))),
             ("application/vnd.kubernetes.protobuf", Err(406)),
             ("application/vnd.kubernetes.protobuf,application/json", Ok((Media::Json, Transform::None))),
             ("*/*", Ok((Media::Json, Transform::None))),

@@ -116,7 +116,7 @@ fn reports_progress(version: &str) -> bool {
     let mut parts = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     let version = (next(), next(), next());
-    version >= (3, 5, 13) || (version >= (3, 4, 31) && version < (3, 5, 0))
+    version >= (3, 5, 13) || ((3, 4, 31)..(3, 5, 0)).contains(&version)
 }
 
 /// Waits for an answer, but not for ever.
