@@ -193,16 +193,31 @@ pub struct Watch {
 
 /// Asks one [`Watch`] for a [`WatchMessage::Progress`]; can be kept apart from the stream.
 #[derive(Clone)]
-pub struct ProgressRequest(Arc<dyn Fn() + Send + Sync>);
+pub struct ProgressRequest {
+    request: Arc<dyn Fn() + Send + Sync>,
+    newest: Option<Arc<dyn Fn() -> Revision + Send + Sync>>,
+}
 
 impl ProgressRequest {
     pub fn new(request: impl Fn() + Send + Sync + 'static) -> Self {
-        ProgressRequest(Arc::new(request))
+        ProgressRequest { request: Arc::new(request), newest: None }
+    }
+
+    /// With what [`Self::newest`] answers, for an engine that knows it.
+    pub fn with_newest(self, newest: impl Fn() -> Revision + Send + Sync + 'static) -> Self {
+        ProgressRequest { newest: Some(Arc::new(newest)), ..self }
     }
 
     /// Soon after, the watch delivers a progress message of at least the revision that is current now.
     pub fn send(&self) {
-        (self.0)()
+        (self.request)()
+    }
+
+    /// The newest revision that this watch delivers of those up to [`Store::current_revision`] as it was before this call,
+    /// or a later one: a reader that has come so far is current, and need not ask for a message that says so. `None`
+    /// where the engine does not know.
+    pub fn newest(&self) -> Option<Revision> {
+        self.newest.as_ref().map(|newest| newest())
     }
 }
 

@@ -6,10 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
 use skeg_storage::cacher::{
     CacheEvent, CacheOptions, CacheWatch, Cacher, Decode, ListRequest, Read, Start, WatchKind, WatchRequest,
 };
-use skeg_storage::{Embedded, KeyValue, Op, Options, Precondition, Store, StoreError};
+use skeg_storage::{
+    Committed, Embedded, KeyValue, Op, Options, Precondition, ProgressRequest, RangeRequest, RangeResponse, Store,
+    StoreError, Watch,
+};
 use tempfile::TempDir;
 
 /// Values are `label@node`.
@@ -117,6 +123,77 @@ async fn a_consistent_list_shows_every_acknowledged_write() {
     }
     f.delete("/r/pods/a/p").await;
     assert!(f.list("/r/pods/", Read::Consistent).await.is_empty());
+}
+
+/// Counts how often the store's watch is asked how far it is.
+struct Asked(Arc<Embedded>, Arc<AtomicUsize>);
+
+#[async_trait]
+impl Store for Asked {
+    async fn watch(&self, prefix: Bytes, after: u64) -> Result<Watch, StoreError> {
+        let watch = self.0.watch(prefix, after).await?;
+        let (inner, asked) = (watch.progress(), self.1.clone());
+        let newest = inner.clone();
+        let progress = ProgressRequest::new(move || {
+            asked.fetch_add(1, Ordering::Relaxed);
+            inner.send();
+        });
+        let progress = progress.with_newest(move || newest.newest().expect("the engine knows"));
+        Ok(Watch::new(watch.boxed(), progress))
+    }
+
+    async fn get(&self, key: &[u8], revision: Option<u64>) -> Result<(Option<KeyValue>, u64), StoreError> {
+        self.0.get(key, revision).await
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        self.0.range(request).await
+    }
+
+    async fn count(&self, prefix: &[u8]) -> Result<u64, StoreError> {
+        self.0.count(prefix).await
+    }
+
+    async fn apply(&self, op: Op) -> Result<Committed, StoreError> {
+        self.0.apply(op).await
+    }
+
+    async fn current_revision(&self) -> Result<u64, StoreError> {
+        self.0.current_revision().await
+    }
+
+    async fn compacted_revision(&self) -> Result<u64, StoreError> {
+        self.0.compacted_revision().await
+    }
+
+    async fn compact(&self, revision: u64) -> Result<(), StoreError> {
+        self.0.compact(revision).await
+    }
+}
+
+/// What happens elsewhere costs a consistent read nothing, and yet moves the revision that it is at.
+#[tokio::test]
+async fn a_consistent_read_beside_writes_elsewhere_asks_the_store_for_nothing() {
+    let f = fixture(CacheOptions::default());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let store = Arc::new(Asked(f.store.clone(), asked.clone()));
+    let cacher = Cacher::new(store, "/r/pods/", Decoder::default(), CacheOptions::default());
+    f.put("/r/pods/a/p", "l@n").await;
+    let request = ListRequest { prefix: "/r/pods/".into(), start_after: None, limit: Some(1), read: Read::Consistent };
+    cacher.list(&request, |_| true).await.unwrap();
+    let before = asked.load(Ordering::Relaxed);
+    for i in 0..100 {
+        let at = f.put("/r/other/x", "x").await;
+        let list = cacher.list(&request, |_| true).await.unwrap();
+        assert_eq!((list.items.len(), list.revision), (1, at));
+        let exact = ListRequest { read: Read::Exact(list.revision), ..request.clone() };
+        assert_eq!(cacher.list(&exact, |_| true).await.unwrap().revision, at, "its pages can be read");
+        if i % 10 == 0 {
+            f.put("/r/pods/a/p", &format!("{i}@n")).await;
+            assert_eq!(cacher.list(&request, |_| true).await.unwrap().items[0].label, i.to_string());
+        }
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), before);
 }
 
 #[tokio::test]

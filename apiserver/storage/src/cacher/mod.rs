@@ -183,14 +183,25 @@ impl<D: Decode> Cacher<D> {
         self.start();
         let mut phase = self.inner.phase.subscribe();
         let deadline = tokio::time::Instant::now() + timeout;
+        let mut patience_lost = false;
         loop {
             let current = match &*phase.borrow_and_update() {
                 Phase::Ready(current) if *current >= revision => return Ok(*current),
                 Phase::Failed(error) => return Err(error.clone()),
-                Phase::Ready(current) => *current,
-                Phase::Loading => 0,
+                Phase::Ready(current) => Some(*current),
+                Phase::Loading => None,
             };
-            self.inner.request_progress();
+            let known = match current {
+                Some(_) => self.inner.advance(revision).await?,
+                None => Known::Nothing,
+            };
+            match known {
+                Known::Fresh => return Ok(revision),
+                // The event that is missing is on its way.
+                Known::Behind if !patience_lost => {}
+                Known::Behind | Known::Nothing => self.inner.request_progress(),
+            }
+            let current = current.unwrap_or(0);
             // Asked again now and then, for a revision that the store had not reached when it was asked.
             let patience = (tokio::time::Instant::now() + Duration::from_millis(50)).min(deadline);
             match tokio::time::timeout_at(patience, phase.changed()).await {
@@ -199,7 +210,7 @@ impl<D: Decode> Cacher<D> {
                 Err(_) if tokio::time::Instant::now() >= deadline => {
                     return Err(StoreError::Timeout { wanted: revision, current });
                 }
-                Err(_) => {}
+                Err(_) => patience_lost = true,
             }
         }
     }
@@ -277,7 +288,29 @@ fn entry_of<T>(kv: &KeyValue, decoded: Result<Arc<T>, String>) -> Result<Entry<T
     Ok(Entry { key: kv.key.clone(), revision: kv.mod_revision, object })
 }
 
+/// What is known of the state's freshness without asking the store's watch.
+enum Known {
+    Fresh,
+    Behind,
+    Nothing,
+}
+
 impl<D: Decode> Inner<D> {
+    /// Takes the loaded state for that of `revision` where nothing beneath the prefix happened between.
+    async fn advance(&self, revision: Revision) -> Result<Known, StoreError> {
+        if self.store.current_revision().await? < revision {
+            return Ok(Known::Nothing);
+        }
+        let newest = self.progress.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|p| p.newest());
+        let Some(newest) = newest else { return Ok(Known::Nothing) };
+        let mut state = self.write_state();
+        if state.revision < newest.min(revision) {
+            return Ok(Known::Behind);
+        }
+        state.revision = state.revision.max(revision);
+        Ok(Known::Fresh)
+    }
+
     fn read_state(&self) -> std::sync::RwLockReadGuard<'_, State<D::Object>> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -52,8 +52,14 @@ async fn load<D: Decode>(cacher: &Inner<D>) -> Result<(Watch, Revision), StoreEr
         }
     };
     let watch = cacher.store.watch(cacher.prefix.clone(), revision).await?;
-    *cacher.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch.progress());
     cacher.write_state().reset(objects, revision);
+    // Not sooner: what it says is newest is of this state.
+    let progress = watch.progress();
+    if progress.newest().is_some_and(|newest| newest > revision) {
+        // The store moved on meanwhile; whether it concerns this prefix, only the watch can say.
+        progress.send();
+    }
+    *cacher.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
     Ok((watch, revision))
 }
 

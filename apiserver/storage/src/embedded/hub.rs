@@ -33,6 +33,8 @@ struct State {
 
 struct Watcher {
     prefix: Bytes,
+    /// Of the newest event that this watch delivers or has delivered. Raised before the revision is published.
+    newest: Arc<AtomicU64>,
     queue: mpsc::Sender<WatchMessage>,
     lagged: Arc<AtomicBool>,
 }
@@ -68,12 +70,21 @@ impl Hub {
     /// `events` are all events above the published revision up to `revision`, in order.
     pub fn publish(&self, events: &[Event], revision: Revision) {
         let mut state = self.lock();
-        // First, so that whoever gets an event can read at its revision.
-        self.published.store(revision, Ordering::Release);
-        state.watchers.retain(|_, watcher| {
+        let mut concerned = Vec::new();
+        for (id, watcher) in &state.watchers {
             let mine: Vec<Event> = events.iter().filter(|e| e.key.starts_with(&watcher.prefix)).cloned().collect();
-            mine.is_empty() || watcher.deliver(WatchMessage::Events(mine))
-        });
+            if let Some(last) = mine.last() {
+                watcher.newest.store(last.revision, Ordering::Release);
+                concerned.push((*id, mine));
+            }
+        }
+        // Before any is delivered, so that whoever gets an event can read at its revision.
+        self.published.store(revision, Ordering::Release);
+        for (id, mine) in concerned {
+            if !state.watchers[&id].deliver(WatchMessage::Events(mine)) {
+                state.watchers.remove(&id);
+            }
+        }
     }
 
     /// Ends every watch.
@@ -98,7 +109,6 @@ impl Hub {
 pub(super) fn watch(shared: &Arc<Shared>, prefix: Bytes, after: Revision) -> Result<Watch, StoreError> {
     let (queue, live) = mpsc::channel(shared.options.watch_queue.max(1));
     let lagged = Arc::new(AtomicBool::new(false));
-    let watcher = Watcher { prefix: prefix.clone(), queue, lagged: lagged.clone() };
     let mut state = shared.hub.lock();
     let published = shared.hub.published();
     let after = if after == 0 { published } else { after };
@@ -112,6 +122,9 @@ pub(super) fn watch(shared: &Arc<Shared>, prefix: Bytes, after: Revision) -> Res
     if after < compacted {
         return Err(StoreError::Compacted { requested: after, compacted });
     }
+    // What the log holds up to now may all be of this prefix.
+    let newest = Arc::new(AtomicU64::new(published));
+    let watcher = Watcher { prefix: prefix.clone(), newest: newest.clone(), queue, lagged: lagged.clone() };
     let id = state.next_id;
     state.next_id += 1;
     state.watchers.insert(id, watcher);
@@ -137,6 +150,7 @@ pub(super) fn watch(shared: &Arc<Shared>, prefix: Bytes, after: Revision) -> Res
             shared.hub.progress(id);
         }
     });
+    let progress = progress.with_newest(move || newest.load(Ordering::Acquire));
     Ok(Watch::new(messages.boxed(), progress))
 }
 
