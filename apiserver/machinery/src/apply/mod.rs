@@ -7,6 +7,8 @@ mod managers;
 mod set;
 mod typed;
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use crate::codec::json::{FieldValidation, decode_value};
@@ -80,9 +82,18 @@ pub fn atomic_fields(applied: &Value, ty: &TypeRef) -> Vec<String> {
 }
 
 fn without_managed_fields(object: &Value) -> Value {
-    let mut object = object.clone();
-    meta::remove(&mut object, &["metadata", "managedFields"]);
-    object
+    let Value::Object(members) = object else { return object.clone() };
+    let kept = members.iter().map(|(key, value)| {
+        let value = match value {
+            Value::Object(metadata) if key == "metadata" => {
+                let kept = metadata.iter().filter(|(key, _)| *key != "managedFields");
+                Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
+            }
+            other => other.clone(),
+        };
+        (key.clone(), value)
+    });
+    Value::Object(kept.collect())
 }
 
 /// Records in `new` which fields a create (`live` is `None`), update or patch has changed. Never fails: bookkeeping
@@ -101,8 +112,16 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
     // An object from before field management stays without it until the first apply.
     let tracked = !managed.is_empty() || live.is_none_or(|live| meta::uid(live).is_empty());
     if tracked {
-        let old = live.map_or_else(|| empty_object(ty, writer.gvk), without_managed_fields);
-        record(&old, new, ty, writer, &writer.manager(Operation::Update), &mut managed);
+        let empty;
+        let old = match live {
+            // Its managedFields count as removed: nobody owns them.
+            Some(live) => live,
+            None => {
+                empty = empty_object(ty, writer.gvk);
+                &empty
+            }
+        };
+        record(old, new, ty, writer, &writer.manager(Operation::Update), &mut managed);
         managed.cap(MAX_UPDATE_MANAGERS);
     }
     managed.write(new);
@@ -111,23 +130,25 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
 /// Gives the manager what changed between two states, and takes it from all others.
 fn record(old: &Value, new: &Value, ty: &TypeRef, writer: &Writer<'_>, manager: &Manager, managed: &mut Managed) {
     let comparison = typed::compare(old, new, ty.get()).without(&writer.reset());
-    let changed = comparison.modified.union(&comparison.added);
+    let mut changed = comparison.modified;
+    changed.merge(comparison.added);
     for entry in managed.entries.values_mut() {
-        entry.set = entry.set.difference(&entry.set.intersection(&changed)).difference(&comparison.removed);
+        entry.set.subtract(&changed);
+        entry.set.subtract(&comparison.removed);
     }
     managed.entries.retain(|_, entry| !entry.set.is_empty());
-    let own = changed.recursive_difference(&writer.reset()).difference(&unowned());
-    if own.is_empty() {
+    changed.subtract(&UNOWNED);
+    if changed.is_empty() {
         return;
     }
     let entry = managed.entries.entry(manager.clone()).or_default();
-    entry.set = entry.set.union(&own);
+    entry.set.merge(changed);
     entry.api_version = writer.gvk.api_version().into_owned();
     entry.time = writer.now.to_owned();
 }
 
 /// Fields that nobody owns.
-fn unowned() -> Set {
+static UNOWNED: LazyLock<Set> = LazyLock::new(|| {
     Set::of(&[
         &["apiVersion"],
         &["kind"],
@@ -142,7 +163,7 @@ fn unowned() -> Set {
         &["metadata", "managedFields"],
         &["metadata", "resourceVersion"],
     ])
-}
+});
 
 /// Applies a configuration: the object that comes of it, with `metadata.managedFields` (not yet defaulted; nulls where
 /// maps became empty: decode it against the type). `live` is `None` when the apply creates.
@@ -218,8 +239,11 @@ fn merge_applied(
     let reset = writer.reset();
     let manager = writer.manager(Operation::Apply);
     let merged = typed::merge(live, applied, ty.get());
-    let set = typed::field_set(applied, Ref::Root(ty.get())).recursive_difference(&reset);
+    let mut set = typed::field_set(applied, Ref::Root(ty.get()));
+    set.subtract_recursively(&reset);
     let last = managed.entries.get(&manager).cloned();
+    // What was applied last and now again needs no taking away, nor does anything below it.
+    let gone = last.as_ref().is_some_and(|last| !last.set.difference(&set).is_empty());
     let own = Entry {
         set,
         api_version: writer.gvk.api_version().into_owned(),
@@ -227,7 +251,7 @@ fn merge_applied(
     };
     managed.entries.insert(manager.clone(), own);
     let object = match &last {
-        Some(last) if !last.set.is_empty() => prune(merged, &managed, &last.set, ty),
+        Some(last) if gone => prune(merged, &managed, &last.set, ty),
         _ => merged,
     };
     let comparison = typed::compare(live, &object, ty.get()).without(&reset);
@@ -237,13 +261,14 @@ fn merge_applied(
         let contested = entry.set.intersection(&changed);
         let paths = contested.paths().into_iter();
         conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
-        entry.set = entry.set.difference(&contested).difference(&comparison.removed);
+        entry.set.subtract(&contested);
+        entry.set.subtract(&comparison.removed);
     }
     if !force && !conflicts.is_empty() {
         return Err(conflicts);
     }
     if let Some(entry) = managed.entries.get_mut(&manager) {
-        entry.set = entry.set.difference(&unowned());
+        entry.set.subtract(&UNOWNED);
     }
     managed.entries.retain(|_, entry| !entry.set.is_empty());
     // An apply that changes nothing has no time: a new manager's entry goes without.

@@ -218,14 +218,31 @@ impl Set {
 
     pub fn union(&self, other: &Self) -> Self {
         let mut out = self.clone();
-        for member in &other.members {
-            out.add_member(member);
-        }
-        for (step, child) in &other.children {
-            let merged = out.descend(step).union(child);
-            *out.descend(step) = merged;
-        }
+        out.merge(other.clone());
         out
+    }
+
+    /// Takes in everything of the other.
+    pub fn merge(&mut self, other: Self) {
+        if self.members.is_empty() {
+            self.members = other.members;
+        } else {
+            for member in other.members {
+                if let Err(at) = self.members.binary_search(&member) {
+                    self.members.insert(at, member);
+                }
+            }
+        }
+        if self.children.is_empty() {
+            self.children = other.children;
+            return;
+        }
+        for (step, child) in other.children {
+            match self.children.binary_search_by(|(known, _)| known.cmp(&step)) {
+                Ok(at) => self.children[at].1.merge(child),
+                Err(at) => self.children.insert(at, (step, child)),
+            }
+        }
     }
 
     pub fn intersection(&self, other: &Self) -> Self {
@@ -239,29 +256,44 @@ impl Set {
 
     /// Without the members of the other; what lies below a member stays.
     pub fn difference(&self, other: &Self) -> Self {
-        let members = self.members.iter().filter(|step| !other.has_member(step)).cloned().collect();
-        let children = self.children.iter().filter_map(|(step, child)| match other.below(step) {
-            None => Some((step.clone(), child.clone())),
-            Some(below) => {
-                let rest = child.difference(below);
-                (!rest.is_empty()).then(|| (step.clone(), rest))
-            }
-        });
-        Self { members, children: children.collect() }
+        let mut out = self.clone();
+        out.subtract(other);
+        out
     }
 
-    /// Without the members of the other and all that lies below them.
-    pub fn recursive_difference(&self, other: &Self) -> Self {
-        let members = self.members.iter().filter(|step| !other.has_member(step)).cloned().collect();
-        let children = self.children.iter().filter(|(step, _)| !other.has_member(step));
-        let children = children.filter_map(|(step, child)| match other.below(step) {
-            None => Some((step.clone(), child.clone())),
+    /// [`Self::difference`] in place.
+    pub fn subtract(&mut self, other: &Self) {
+        if !other.members.is_empty() {
+            self.members.retain(|step| !other.has_member(step));
+        }
+        if other.children.is_empty() {
+            return;
+        }
+        self.children.retain_mut(|(step, child)| match other.below(step) {
+            None => true,
             Some(below) => {
-                let rest = child.recursive_difference(below);
-                (!rest.is_empty()).then(|| (step.clone(), rest))
+                child.subtract(below);
+                !child.is_empty()
             }
         });
-        Self { members, children: children.collect() }
+    }
+
+    /// Takes away the members of the other and all that lies below them.
+    pub fn subtract_recursively(&mut self, other: &Self) {
+        if !other.members.is_empty() {
+            self.members.retain(|step| !other.has_member(step));
+            self.children.retain(|(step, _)| !other.has_member(step));
+        }
+        if other.children.is_empty() {
+            return;
+        }
+        self.children.retain_mut(|(step, child)| match other.below(step) {
+            None => true,
+            Some(below) => {
+                child.subtract_recursively(below);
+                !child.is_empty()
+            }
+        });
     }
 
     /// Every path, members before what lies below.
@@ -375,6 +407,15 @@ mod tests {
         assert_eq!(a.union(&b), Set::of(&[&["a"], &["a", "b"], &["c", "d"], &["e"]]));
         assert_eq!(a.intersection(&b), Set::of(&[&["a"], &["c", "d"]]));
         assert_eq!(a.difference(&b), Set::of(&[&["a", "b"]]));
-        assert!(a.recursive_difference(&b).is_empty());
+        let without = |other: &Set| {
+            let mut left = a.clone();
+            left.subtract_recursively(other);
+            left
+        };
+        assert!(without(&b).is_empty());
+        let below = Set::of(&[&["c"], &["a", "b"]]);
+        assert_eq!(without(&below), Set::of(&[&["a"]]));
+        assert_eq!(below.union(&a), a.union(&below));
+        assert_eq!(Set::default().union(&a), a);
     }
 }

@@ -301,9 +301,9 @@ pub(super) struct Comparison {
 impl Comparison {
     /// Leaves out fields that the operation cannot set.
     pub fn without(mut self, fields: &Set) -> Self {
-        self.removed = self.removed.recursive_difference(fields);
-        self.modified = self.modified.recursive_difference(fields);
-        self.added = self.added.recursive_difference(fields);
+        for set in [&mut self.removed, &mut self.modified, &mut self.added] {
+            set.subtract_recursively(fields);
+        }
         self
     }
 }

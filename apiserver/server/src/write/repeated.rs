@@ -13,6 +13,9 @@ const MARK: &str = "repeated: ";
 
 /// The error text for a text with repeated keys; `None` for one without.
 pub fn repeated_keys(text: &[u8]) -> Option<String> {
+    if is_json_without(text) {
+        return None;
+    }
     let mut lines = Vec::new();
     while lines.len() < MOST {
         // Only the place of an error is told, so each is found by passing over those before it.
@@ -26,6 +29,12 @@ pub fn repeated_keys(text: &[u8]) -> Option<String> {
         lines.push(format!("  line {line}: key {key} already set in map"));
     }
     (!lines.is_empty()).then(|| format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", lines.join("\n")))
+}
+
+/// Whether the text is JSON and repeats nothing: the usual, which needs no reading as YAML.
+fn is_json_without(text: &[u8]) -> bool {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    (Anything { state: &mut State { skip: 0 } }).deserialize(&mut json).is_ok() && json.end().is_ok()
 }
 
 /// How many repeated keys are still to be passed over.
@@ -157,5 +166,6 @@ mod tests {
         let expect = "error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"foo\" already set in map\n  line 8: key \"k\" already set in map";
         assert_eq!(repeated_keys(text.as_bytes()).as_deref(), Some(expect));
         assert_eq!(repeated_keys(br#"{"a": 1, "a": 2}"#).unwrap().lines().count(), 2);
+        assert_eq!(repeated_keys(br#"{"a": {"b": 1, "c": [true, null, 1.5, "a"]}}"#), None);
     }
 }
