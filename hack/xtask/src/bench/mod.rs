@@ -7,7 +7,7 @@ mod side;
 mod table;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -21,8 +21,11 @@ pub struct Args {
     /// How often each row is measured, on each side in turn
     #[arg(long, default_value_t = 5)]
     pub runs: usize,
+    /// No further run is begun that would end later than so many minutes after the start
+    #[arg(long, default_value_t = 12)]
+    pub minutes: u64,
     /// Seconds of load for each row of each run
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     pub seconds: u64,
     /// Objects stored for the rows about lists and memory
     #[arg(long, default_value_t = 10_000)]
@@ -36,7 +39,7 @@ pub struct Args {
     /// Leave out the rows that need a node with containers
     #[arg(long)]
     pub no_node: bool,
-    /// Where the table is written too
+    /// Where the table is written too, after each run
     #[arg(long)]
     pub output: Option<PathBuf>,
     #[arg(long, env = "SKEG_BIN")]
@@ -110,26 +113,41 @@ const LISTS: &[Row] = &[
 pub fn run(args: &Args) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.work).with_context(|| format!("cannot create {}", args.work.display()))?;
     let mut table = Table::new(!args.alone);
+    let binary = std::fs::metadata(&args.skeg)?.len();
+    table.add("release binary, MB", "<= 35", Better::Less, side::SKEG, Sample::plain(probe::megabytes(binary)));
     let sides = Side::all(args)?;
-    for run in 0..args.runs {
-        for side in &sides {
-            eprintln!("==> run {} of {}: {}", run + 1, args.runs, side.name());
-            table.note(probe::conditions(&args.work)?);
-            control_plane(args, side, &mut table).with_context(|| format!("{}, run {}", side.name(), run + 1))?;
+    let (begun, mut longest) = (Instant::now(), Duration::ZERO);
+    for run in 1..=args.runs {
+        if run > 1 && begun.elapsed() + longest > Duration::from_secs(60 * args.minutes) {
+            eprintln!("==> no time for run {run} of {}: --minutes gives more", args.runs);
+            break;
+        }
+        let started = Instant::now();
+        one_run(args, &sides, run, &mut table)?;
+        longest = longest.max(started.elapsed());
+        table.runs = run;
+        if let Some(path) = &args.output {
+            std::fs::write(path, table.render(args)).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    print!("{}", table.render(args));
+    Ok(())
+}
+
+/// Every side once, and the node. What fails is told in the table and costs no other row.
+fn one_run(args: &Args, sides: &[Side<'_>], run: usize, table: &mut Table) -> anyhow::Result<()> {
+    for side in sides {
+        eprintln!("==> run {run} of {}: {}", args.runs, side.name());
+        table.note(probe::conditions(&args.work)?);
+        if let Err(error) = control_plane(args, side, table) {
+            table.fail(side.name(), run, "", &error);
         }
     }
     if !args.no_node {
-        for run in 0..args.runs {
-            eprintln!("==> node, run {} of {}", run + 1, args.runs);
-            node(args, &mut table)?;
+        eprintln!("==> run {run} of {}: node", args.runs);
+        if let Err(error) = node(args, table) {
+            table.fail("node", run, "", &error);
         }
-    }
-    let binary = std::fs::metadata(&args.skeg)?.len();
-    table.add("release binary, MB", "<= 35", Better::Less, side::SKEG, Sample::plain(probe::megabytes(binary)));
-    let text = table.render(args);
-    print!("{text}");
-    if let Some(path) = &args.output {
-        std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -151,7 +169,13 @@ fn control_plane(args: &Args, side: &Side, table: &mut Table) -> anyhow::Result<
         // Two rows over the same load share one run of it.
         let load = match last.take() {
             Some((args, load)) if args == row.args => load,
-            _ => server.load(&row.args.replace("{s}", &seconds))?,
+            _ => match server.load(&row.args.replace("{s}", &seconds)) {
+                Ok(load) => load,
+                Err(error) => {
+                    table.fail(side.name(), table.runs + 1, row.name, &error);
+                    continue;
+                }
+            },
         };
         add(table, row, side.name(), &load);
         last = Some((row.args, load));
@@ -159,8 +183,10 @@ fn control_plane(args: &Args, side: &Side, table: &mut Table) -> anyhow::Result<
     if LISTS.iter().any(|row| wanted(row.name)) || wanted("RSS") || wanted("restart") {
         server.load(&format!("-test fill -resource pods -n {} -c 32", args.objects))?;
         for row in LISTS.iter().filter(|row| wanted(row.name)) {
-            let load = server.load(row.args)?;
-            add(table, row, side.name(), &load);
+            match server.load(row.args) {
+                Ok(load) => add(table, row, side.name(), &load),
+                Err(error) => table.fail(side.name(), table.runs + 1, row.name, &error),
+            }
         }
         let rss = probe::rss_mib(&server.pids()?)?;
         let name = format!("RSS with {} Pods, MiB", args.objects);

@@ -35,12 +35,23 @@ struct Line {
 pub struct Table {
     lines: Vec<Line>,
     notes: Vec<String>,
+    failures: Vec<String>,
     compares: bool,
+    /// Whole runs so far.
+    pub runs: usize,
 }
 
 impl Table {
     pub fn new(compares: bool) -> Self {
-        Self { lines: Vec::new(), notes: Vec::new(), compares }
+        Self { lines: Vec::new(), notes: Vec::new(), failures: Vec::new(), compares, runs: 0 }
+    }
+
+    /// Something that could not be measured: `row`, or all that was still to come of this side in this run.
+    pub fn fail(&mut self, side: &str, run: usize, row: &str, error: &anyhow::Error) {
+        let what = if row.is_empty() { "not finished" } else { row };
+        let text = format!("{side}, run {run}, {what}: {error:#}");
+        eprintln!("    {text}");
+        self.failures.push(text.replace('\n', " "));
     }
 
     pub fn note(&mut self, text: String) {
@@ -65,7 +76,7 @@ impl Table {
         let _ = writeln!(
             out,
             "{} runs{}, {} s of load for each row; median (least to most); CPU per operation of all server processes.\n",
-            args.runs,
+            self.runs,
             if self.compares {
                 ", Skeg and upstream v1.36.3 (kube-apiserver, etcd, controllers, scheduler) in turn"
             } else {
@@ -91,6 +102,12 @@ impl Table {
             );
         }
         let _ = writeln!(out, "\nBefore each run: {}.", self.notes.join("; "));
+        if !self.failures.is_empty() {
+            let _ = writeln!(out, "\nNot measured:");
+        }
+        for failure in &self.failures {
+            let _ = writeln!(out, "- {failure}");
+        }
         out
     }
 }
