@@ -203,9 +203,14 @@ pub fn splice_at(bytes: &[u8], splice: Splice, resource_version: u64) -> Bytes {
 
 /// The same, appended to a list that is being built.
 pub fn splice_into(out: &mut Vec<u8>, bytes: &[u8], splice: Splice, resource_version: u64) {
+    splice_after(out, bytes, 0, splice, resource_version);
+}
+
+/// The same without the first `from` bytes, which must lie before the splice.
+pub fn splice_after(out: &mut Vec<u8>, bytes: &[u8], from: usize, splice: Splice, resource_version: u64) {
     use std::io::Write;
     let at = splice.at.min(bytes.len());
-    out.extend_from_slice(&bytes[..at]);
+    out.extend_from_slice(&bytes[from.min(at)..at]);
     if splice.comma_before {
         out.push(b',');
     }

@@ -1,27 +1,52 @@
 //! The watch cache of one resource: what the storage crate's [`Cacher`] must know of objects, and the frames of recent
 //! watch events, encoded once for every watcher that wants the same form. What a client may ask for is decided elsewhere.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
 use skeg_catalog::spec::{Backing, FieldValue, ResourceSpec};
 use skeg_machinery::codec::json as codec;
 use skeg_machinery::header::{self, Header};
-use skeg_storage::cacher::{CacheOptions, Cacher, Decode};
+use skeg_machinery::status::Status;
+use skeg_storage::cacher::{CacheOptions, Cacher, Decode, Entry};
 use skeg_storage::{KeyValue, Store};
 
 use crate::negotiate::Output;
+use crate::object;
 
 /// A cached object: stored JSON and the few parts of it that selectors read.
-#[derive(Clone)]
 pub struct Item {
     pub bytes: Bytes,
     pub revision: u64,
     header: Header,
     /// Values of the computed selectable fields, where the type has any: (place, value).
     computed: Vec<(usize, String)>,
+    /// The object as a protobuf message of the storage version, once a list asked for it and while there is room.
+    message: OnceLock<Bytes>,
+}
+
+/// So many bytes of messages are kept for each resource.
+const KEPT_MESSAGES: usize = 32 << 20;
+
+/// Bytes that are given back to the room for them when the last reader is gone.
+struct Kept {
+    bytes: Box<[u8]>,
+    used: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
 }
 
 impl Item {
@@ -35,6 +60,11 @@ impl Item {
 
     pub fn label(&self, key: &str) -> Option<&str> {
         self.header.label(key)
+    }
+
+    /// Appends the stored JSON from the byte `from` on, with its resourceVersion.
+    pub fn write_json(&self, from: usize, out: &mut Vec<u8>) {
+        header::splice_after(out, &self.bytes, from, self.header.splice, self.revision);
     }
 }
 
@@ -111,7 +141,7 @@ impl Fields {
                 computed.push((i, compute(tree.as_ref().expect("just made"))));
             }
         }
-        Ok(Item { bytes: bytes.clone(), revision, header, computed })
+        Ok(Item { bytes: bytes.clone(), revision, header, computed, message: OnceLock::new() })
     }
 }
 
@@ -130,7 +160,13 @@ impl Decode for Decoder {
     }
 
     fn at_revision(&self, item: &Arc<Item>, revision: u64) -> Arc<Item> {
-        Arc::new(Item { revision, ..Item::clone(item) })
+        Arc::new(Item {
+            bytes: item.bytes.clone(),
+            revision,
+            header: item.header.clone(),
+            computed: item.computed.clone(),
+            message: OnceLock::new(),
+        })
     }
 
     fn size(&self, item: &Item) -> usize {
@@ -162,6 +198,20 @@ pub struct Cache {
     pub cacher: Cacher<Decoder>,
     pub fields: Arc<Fields>,
     frames: Mutex<VecDeque<(FrameKey, Bytes)>>,
+    trees: Mutex<Trees>,
+    /// Bytes of messages that items keep.
+    messages: Arc<AtomicUsize>,
+}
+
+/// So much stored JSON has its decoded trees kept, in each resource.
+const TREES_OF: usize = 128 << 10;
+
+/// What the server itself looks at with each request: the namespace, the service account.
+#[derive(Default)]
+struct Trees {
+    by_key: HashMap<Bytes, (u64, Arc<Value>)>,
+    /// Of the JSON that they were decoded from.
+    bytes: usize,
 }
 
 impl Cache {
@@ -172,7 +222,42 @@ impl Cache {
             cacher: Cacher::new(store, Bytes::copy_from_slice(prefix.as_bytes()), decoder, CacheOptions::default()),
             fields,
             frames: Mutex::default(),
+            trees: Mutex::default(),
+            messages: Arc::default(),
         }
+    }
+
+    /// The item's protobuf message, which `encode` makes when it is not kept.
+    pub fn message<E>(&self, item: &Item, encode: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        if let Some(message) = item.message.get() {
+            return Ok(message.clone());
+        }
+        let message = encode()?;
+        let size = message.len();
+        if self.messages.fetch_add(size, Ordering::Relaxed) + size > KEPT_MESSAGES {
+            self.messages.fetch_sub(size, Ordering::Relaxed);
+            return Ok(message);
+        }
+        let kept = Kept { bytes: message.as_ref().into(), used: self.messages.clone() };
+        Ok(item.message.get_or_init(|| Bytes::from_owner(kept)).clone())
+    }
+
+    /// The object as a tree, with its resourceVersion; decoded once for many readers.
+    pub fn tree(&self, item: &Entry<Item>) -> Result<Arc<Value>, Status> {
+        let lock = || self.trees.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((revision, tree)) = lock().by_key.get(&item.key)
+            && *revision == item.object.revision
+        {
+            return Ok(tree.clone());
+        }
+        let tree = Arc::new(object::decode_stored(&item.bytes, item.object.revision)?);
+        let mut trees = lock();
+        if trees.bytes + item.bytes.len() > TREES_OF {
+            *trees = Trees::default();
+        }
+        trees.bytes += item.bytes.len();
+        trees.by_key.insert(item.key.clone(), (item.object.revision, tree.clone()));
+        Ok(tree)
     }
 
     /// The frame under `key`, made when nobody made it yet.
@@ -188,5 +273,72 @@ impl Cache {
         }
         frames.push_back((key, frame.clone()));
         Ok(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use skeg_machinery::gvk::GroupVersionKind;
+
+    fn fixture() -> (Cache, Item, tempfile::TempDir) {
+        let spec = skeg_catalog::all().into_iter().find(|spec| spec.resource == "configmaps").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(skeg_storage::Embedded::open(dir.path(), Default::default()).unwrap());
+        let cache = Cache::new(store, "/registry/configmaps/", &Arc::new(spec));
+        let kind = GroupVersionKind::from_static("", "v1", "ConfigMap");
+        let ty = skeg_machinery::schema::Schema::kubernetes().lookup(&kind).unwrap();
+        let object = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": "a", "uid": "u"}});
+        let item = cache.fields.decode(&codec::encode(&object, &ty), 7).unwrap();
+        (cache, item, dir)
+    }
+
+    #[test]
+    fn a_message_is_made_once_and_its_room_given_back() {
+        let (cache, item, _dir) = fixture();
+        let made = |bytes: &'static [u8]| move || Ok::<_, ()>(Bytes::from_static(bytes));
+        assert_eq!(cache.message(&item, made(b"first")).unwrap(), "first");
+        assert_eq!(cache.message(&item, made(b"second")).unwrap(), "first");
+        assert_eq!(cache.messages.load(Ordering::Relaxed), 5);
+        let reader = cache.message(&item, made(b"third")).unwrap();
+        drop(item);
+        assert_eq!(cache.messages.load(Ordering::Relaxed), 5, "a reader holds it");
+        drop(reader);
+        assert_eq!(cache.messages.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn without_room_messages_are_made_each_time() {
+        let (cache, item, _dir) = fixture();
+        cache.messages.store(KEPT_MESSAGES, Ordering::Relaxed);
+        let made = |bytes: &'static [u8]| move || Ok::<_, ()>(Bytes::from_static(bytes));
+        assert_eq!(cache.message(&item, made(b"first")).unwrap(), "first");
+        assert_eq!(cache.message(&item, made(b"second")).unwrap(), "second");
+        assert_eq!(cache.messages.load(Ordering::Relaxed), KEPT_MESSAGES);
+    }
+
+    #[test]
+    fn a_tree_is_of_its_revision() {
+        let (cache, item, _dir) = fixture();
+        let entry = |item: Arc<Item>| Entry { key: Bytes::from_static(b"k"), revision: item.revision, object: item };
+        let newer = Decoder(cache.fields.clone()).at_revision(&Arc::new(fixture().1), 9);
+        let entries = [entry(Arc::new(item)), entry(newer)];
+        for (entry, revision) in entries.iter().zip(["7", "9"]) {
+            let tree = cache.tree(entry).unwrap();
+            assert_eq!(tree["metadata"]["resourceVersion"], revision);
+            assert!(Arc::ptr_eq(&tree, &cache.tree(entry).unwrap()), "kept");
+        }
+    }
+
+    #[test]
+    fn json_is_written_from_any_byte_before_the_resource_version() {
+        let (_, item, _dir) = fixture();
+        let mut whole = Vec::new();
+        item.write_json(0, &mut whole);
+        assert_eq!(whole, header::splice_resource_version(&item.bytes, 7));
+        let mut tail = Vec::new();
+        item.write_json(20, &mut tail);
+        assert_eq!(tail, &whole[20..]);
     }
 }

@@ -41,11 +41,10 @@ pub fn from_json(json: &[u8]) -> Option<Bytes> {
     Some(codec::encode(&value, &ty))
 }
 
-/// Adds one item of a list, given as the item's JSON.
-pub fn put_item(out: &mut Vec<u8>, json: &[u8], ty: &TypeRef) -> Result<(), Status> {
+/// An object's message without envelope, from its JSON.
+pub fn message(json: &[u8], ty: &TypeRef) -> Result<Bytes, Status> {
     let value: Value = serde_json::from_slice(json).map_err(Status::internal_error)?;
-    put_bytes(out, 2, &codec::encode_message(&value, ty));
-    Ok(())
+    Ok(codec::encode_message(&value, ty))
 }
 
 /// The type of the items of a PartialObjectMetadataList.
@@ -65,18 +64,25 @@ pub fn list_head(metadata: &Value) -> Result<Vec<u8>, Status> {
     Ok(out)
 }
 
-/// The prefix and envelope around an encoded message.
-pub fn seal(api_version: &str, kind: &str, raw: &[u8]) -> Bytes {
+/// What stands before a message of `size` bytes, and what behind it: prefix and envelope.
+pub fn envelope(api_version: &str, kind: &str, size: usize) -> (Vec<u8>, Vec<u8>) {
     let mut meta = Vec::with_capacity(api_version.len() + kind.len() + 8);
     put_bytes(&mut meta, 1, api_version.as_bytes());
     put_bytes(&mut meta, 2, kind.as_bytes());
-    let mut out = Vec::with_capacity(raw.len() + meta.len() + 24);
-    out.extend_from_slice(&codec::PREFIX);
-    put_bytes(&mut out, 1, &meta);
-    put_bytes(&mut out, 2, raw);
-    put_bytes(&mut out, 3, b"");
-    put_bytes(&mut out, 4, b"");
-    out.into()
+    let mut before = Vec::with_capacity(meta.len() + 24);
+    before.extend_from_slice(&codec::PREFIX);
+    put_bytes(&mut before, 1, &meta);
+    put_length(&mut before, 2, size);
+    let mut after = Vec::new();
+    put_bytes(&mut after, 3, b"");
+    put_bytes(&mut after, 4, b"");
+    (before, after)
+}
+
+/// The bytes that a field of this length takes, with a tag of one byte and its length.
+pub fn sized(length: usize) -> usize {
+    let bits = (usize::BITS - length.leading_zeros()).max(1) as usize;
+    1 + bits.div_ceil(7) + length
 }
 
 /// A watch event: four bytes of length, and a WatchEvent whose object is a whole body.
@@ -92,15 +98,19 @@ pub fn watch_frame(kind: &str, body: &[u8]) -> Bytes {
     frame.into()
 }
 
-fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+/// A field with its tag and length.
+pub fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    put_length(out, number, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn put_length(out: &mut Vec<u8>, number: u8, mut length: usize) {
     out.push(number << 3 | 2);
-    let mut length = bytes.len();
     while length >= 0x80 {
         out.push(length as u8 | 0x80);
         length >>= 7;
     }
     out.push(length as u8);
-    out.extend_from_slice(bytes);
 }
 
 #[cfg(test)]
@@ -114,12 +124,25 @@ mod tests {
         let ty = Schema::kubernetes().lookup(&gvk).unwrap();
         let mut raw = list_head(&json!({"resourceVersion": "7"})).unwrap();
         for name in ["a", "b"] {
-            put_item(&mut raw, json!({"metadata": {"name": name}}).to_string().as_bytes(), &ty).unwrap();
+            let item = message(json!({"metadata": {"name": name}}).to_string().as_bytes(), &ty).unwrap();
+            put_bytes(&mut raw, 2, &item);
         }
-        let json = to_json(&seal("v1", "ConfigMapList", &raw), 1 << 20).unwrap();
+        let (mut body, after) = envelope("v1", "ConfigMapList", raw.len());
+        body.extend_from_slice(&raw);
+        body.extend_from_slice(&after);
+        let json = to_json(&body, 1 << 20).unwrap();
         let list: Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&list["kind"], &list["metadata"]["resourceVersion"]), (&json!("ConfigMapList"), &json!("7")));
         assert_eq!(list["items"][1]["metadata"]["name"], "b");
+    }
+
+    #[test]
+    fn a_field_takes_as_many_bytes_as_it_is_sized() {
+        for length in [0, 1, 127, 128, 16_383, 16_384, 70_000] {
+            let mut out = Vec::new();
+            put_bytes(&mut out, 2, &vec![0; length]);
+            assert_eq!(out.len(), sized(length), "{length}");
+        }
     }
 
     #[test]

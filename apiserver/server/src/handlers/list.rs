@@ -1,6 +1,8 @@
 //! LIST: which state to read (upstream's rules for resourceVersion, its match, limit and continue), which objects of it
 //! are selected, and a body that is written as it is sent, never held whole as a tree.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use base64::alphabet::URL_SAFE;
@@ -22,23 +24,14 @@ use super::Target;
 use super::table::Pieces;
 use crate::cache::Item;
 use crate::negotiate::{self, Media, Output};
+use crate::protobuf;
 use crate::query::{EXACT, ListOptions, NOT_OLDER_THAN, parse_uint};
 use crate::respond;
 use crate::selection::Selection;
 use crate::write::store_failure;
 
-/// One object of a list: stored JSON and its revision.
-#[derive(Clone)]
-pub struct Entry {
-    pub bytes: Bytes,
-    pub revision: u64,
-}
-
-impl Entry {
-    fn of(item: &Item) -> Entry {
-        Entry { bytes: item.bytes.clone(), revision: item.revision }
-    }
-}
+/// One object of a list.
+pub type Entry = Arc<Item>;
 
 pub struct Page {
     pub revision: u64,
@@ -81,7 +74,7 @@ pub async fn collect(target: &Target, options: &ListOptions) -> Result<Page, Sta
             .get(key.as_bytes(), read)
             .await
             .map_err(|error| store_failure(resource, "list", error))?;
-        let entries = item.iter().filter(|item| selection.matches(item)).map(|item| Entry::of(item)).collect();
+        let entries = item.into_iter().map(|entry| entry.object).filter(|item| selection.matches(item)).collect();
         return Ok(Page { revision, entries, continue_token: String::new(), remaining: None });
     }
     let request = ListRequest {
@@ -104,7 +97,7 @@ pub async fn collect(target: &Target, options: &ListOptions) -> Result<Page, Sta
     };
     Ok(Page {
         revision: list.revision,
-        entries: list.items.iter().map(|item| Entry::of(item)).collect(),
+        entries: list.items.into_iter().map(|entry| entry.object).collect(),
         continue_token,
         remaining: list.remaining.filter(|_| list.more && selection.is_everything()),
     })
@@ -207,7 +200,7 @@ pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, 
     let pieces = Pieces::of_list(&target.resource, target.version(), output.transform, &page, target.call.server.now());
     let gzip = negotiate::accepts_gzip(target.headers());
     if output.media == Media::Protobuf {
-        return Ok(respond::body_in(StatusCode::OK, Media::Protobuf, pieces.protobuf(&page.entries)?, gzip));
+        return protobuf(&pieces, &page.entries, gzip);
     }
     if output.media != Media::Json || output.pretty {
         let mut json = Vec::new();
@@ -220,60 +213,88 @@ pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, 
         pieces.write_all(&page.entries, &mut json)?;
         return Ok(respond::json(StatusCode::OK, output, json.into(), gzip));
     }
-    let compress = gzip && size >= respond::GZIP_FROM;
-    let mut response = Response::new(stream(pieces, page.entries, compress));
+    let mut next = 0;
+    let write = move |out: &mut Vec<u8>| {
+        if next == 0 {
+            out.extend_from_slice(&pieces.head);
+        } else if next < page.entries.len() {
+            out.push(b',');
+        }
+        match page.entries.get(next) {
+            Some(entry) => pieces.write(entry, out)?,
+            None => out.extend_from_slice(b"]}\n"),
+        }
+        next += 1;
+        Ok(next <= page.entries.len())
+    };
+    Ok(streamed(Media::Json, gzip && size >= respond::GZIP_FROM, write))
+}
+
+/// The list in protobuf: its length stands before it, so every item is encoded, or found so, before the first is sent.
+fn protobuf(pieces: &Pieces, entries: &[Entry], gzip: bool) -> Result<Response, Status> {
+    let messages = entries.iter().map(|entry| pieces.message(entry)).collect::<Result<Vec<_>, _>>()?;
+    let (head, tail) = pieces.protobuf_around(&messages)?;
+    let size: usize = messages.iter().map(Bytes::len).sum();
+    if size < CHUNK {
+        let mut body = Vec::with_capacity(size + 8 * messages.len() + head.len() + tail.len());
+        body.extend_from_slice(&head);
+        messages.iter().for_each(|message| protobuf::put_bytes(&mut body, 2, message));
+        body.extend_from_slice(&tail);
+        return Ok(respond::body_in(StatusCode::OK, Media::Protobuf, body.into(), gzip));
+    }
+    let mut messages = messages.into_iter();
+    let mut head = Some(head);
+    let write = move |out: &mut Vec<u8>| {
+        if let Some(head) = head.take() {
+            out.extend_from_slice(&head);
+            return Ok(true);
+        }
+        let Some(message) = messages.next() else {
+            out.extend_from_slice(&tail);
+            return Ok(false);
+        };
+        protobuf::put_bytes(out, 2, &message);
+        Ok(true)
+    };
+    Ok(streamed(Media::Protobuf, gzip && size >= respond::GZIP_FROM, write))
+}
+
+/// An answer whose pieces `write` appends one by one, while it returns that there are more.
+fn streamed(
+    media: Media,
+    compress: bool,
+    write: impl FnMut(&mut Vec<u8>) -> Result<bool, Status> + Send + 'static,
+) -> Response {
+    let mut response = Response::new(stream(write, compress));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(output.media.content_type()));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
     if compress {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
-    Ok(response)
+    response
 }
 
 /// Writes the next pieces only when the connection takes them.
-fn stream(pieces: Pieces, entries: Vec<Entry>, compress: bool) -> Body {
-    enum Place {
-        Head,
-        Item(usize),
-        End,
-    }
+fn stream(write: impl FnMut(&mut Vec<u8>) -> Result<bool, Status> + Send + 'static, compress: bool) -> Body {
     let encoder = compress.then(|| flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(1)));
-    let state = (pieces, entries, Place::Head, encoder);
-    let chunks = futures::stream::try_unfold(state, |(pieces, entries, mut place, mut encoder)| async move {
-        let failed = |status: Status| std::io::Error::other(status.message);
-        if matches!(place, Place::End) {
+    let chunks = futures::stream::try_unfold((write, encoder, true), |(mut write, mut encoder, mut more)| async move {
+        if !more {
             return Ok::<_, std::io::Error>(None);
         }
         let mut out = Vec::with_capacity(CHUNK + CHUNK / 4);
-        while out.len() < CHUNK && !matches!(place, Place::End) {
-            place = match place {
-                Place::Head => {
-                    out.extend_from_slice(&pieces.head);
-                    Place::Item(0)
-                }
-                Place::Item(i) if i < entries.len() => {
-                    if i > 0 {
-                        out.push(b',');
-                    }
-                    pieces.write(&entries[i], &mut out).map_err(failed)?;
-                    Place::Item(i + 1)
-                }
-                Place::Item(_) | Place::End => {
-                    out.extend_from_slice(b"]}\n");
-                    Place::End
-                }
-            };
+        while more && out.len() < CHUNK {
+            more = write(&mut out).map_err(|status| std::io::Error::other(status.message))?;
         }
         if let Some(gzip) = &mut encoder {
             use std::io::Write;
             gzip.write_all(&out)?;
-            if matches!(place, Place::End) {
+            if !more {
                 gzip.try_finish()?;
             }
             out = std::mem::take(gzip.get_mut());
         }
-        Ok(Some((Bytes::from(out), (pieces, entries, place, encoder))))
+        Ok(Some((Bytes::from(out), (write, encoder, more))))
     });
     Body::from_stream(chunks)
 }

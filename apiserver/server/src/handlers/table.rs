@@ -84,9 +84,16 @@ impl Pieces {
 
     pub fn write(&self, entry: &Entry, out: &mut Vec<u8>) -> Result<(), Status> {
         match self.transform {
+            Transform::None if self.resource.is_stored(self.version()) => {
+                let bare = !self.resource.custom && entry.bytes.starts_with(&self.kind_prefix);
+                if bare {
+                    out.push(b'{');
+                }
+                entry.write_json(if bare { self.kind_prefix.len() } else { 0 }, out);
+            }
             Transform::None => {
                 let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
-                match json.strip_prefix(self.kind_prefix.as_slice()).filter(|_| !self.resource.custom) {
+                match json.strip_prefix(self.kind_prefix.as_slice()) {
                     Some(rest) => {
                         out.push(b'{');
                         out.extend_from_slice(rest);
@@ -107,23 +114,30 @@ impl Pieces {
         Ok(())
     }
 
-    /// The whole list in protobuf. Its length stands before it, so it cannot be sent as it is made.
-    pub fn protobuf(&self, entries: &[Entry]) -> Result<Bytes, Status> {
-        let mut raw = protobuf::list_head(&self.metadata)?;
-        let (version, kind, ty) = match self.transform {
-            Transform::Partial { beta, .. } => {
-                (meta_version(beta).to_owned(), "PartialObjectMetadataList", protobuf::partial_type()?)
+    /// One item in protobuf; whole objects of the storage version are encoded once for all readers.
+    pub fn message(&self, entry: &Entry) -> Result<Bytes, Status> {
+        let version = self.version();
+        let json = || self.resource.render(version, &entry.bytes, entry.revision);
+        match self.transform {
+            Transform::Partial { .. } => protobuf::message(&json()?, &protobuf::partial_type()?),
+            _ if self.resource.is_stored(version) => {
+                self.resource.cache.message(entry, || protobuf::message(&json()?, &version.schema))
             }
-            _ => {
-                let api_version = self.resource.kind(&self.version).api_version().into_owned();
-                (api_version, &*self.resource.spec.list_kind, self.version().schema.clone())
-            }
-        };
-        for entry in entries {
-            let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
-            protobuf::put_item(&mut raw, &json, &ty)?;
+            _ => protobuf::message(&json()?, &version.schema),
         }
-        Ok(protobuf::seal(&version, kind, &raw))
+    }
+
+    /// What stands in a protobuf list before its items, and what behind them.
+    pub fn protobuf_around(&self, items: &[Bytes]) -> Result<(Vec<u8>, Vec<u8>), Status> {
+        let head = protobuf::list_head(&self.metadata)?;
+        let (version, kind) = match self.transform {
+            Transform::Partial { beta, .. } => (meta_version(beta).to_owned(), "PartialObjectMetadataList"),
+            _ => (self.resource.kind(&self.version).api_version().into_owned(), &*self.resource.spec.list_kind),
+        };
+        let size = head.len() + items.iter().map(|item| protobuf::sized(item.len())).sum::<usize>();
+        let (mut before, after) = protobuf::envelope(&version, kind, size);
+        before.extend_from_slice(&head);
+        Ok((before, after))
     }
 
     pub fn write_all(&self, entries: &[Entry], out: &mut Vec<u8>) -> Result<(), Status> {
