@@ -29,6 +29,9 @@ impl Access {
     }
 }
 
+/// Longer lists are decoded anew each time.
+const KEPT_OF_LIST: usize = 32;
+
 fn manager(options: &WriteOptions) -> String {
     if options.field_manager.is_empty() { "skeg".into() } else { options.field_manager.clone() }
 }
@@ -44,15 +47,20 @@ impl Resources for Access {
         resource.read(&found.value, found.mod_revision)
     }
 
-    async fn get_cached(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    async fn get_cached(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Value>>, Status> {
         let resource = self.find(resource)?;
         let key = resource.key(namespace, name);
         let found = resource.cache.cacher.get(key.as_bytes(), Read::Any).await;
         let (found, _) = found.map_err(|error| store_failure(&resource, "get", error))?;
-        found.map(|item| object::decode_stored(&item.bytes, item.object.revision)).transpose()
+        found.map(|item| resource.cache.tree(&item)).transpose()
     }
 
-    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Value>, Status> {
+    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
         let resource = self.find(resource)?;
         let request = ListRequest {
             prefix: Bytes::from(resource.list_prefix(namespace)),
@@ -62,7 +70,11 @@ impl Resources for Access {
         };
         let list = resource.cache.cacher.list(&request, |_| true).await;
         let list = list.map_err(|error| store_failure(&resource, "list", error))?;
-        list.items.iter().map(|item| object::decode_stored(&item.bytes, item.object.revision)).collect()
+        if list.items.len() <= KEPT_OF_LIST {
+            return list.items.iter().map(|item| resource.cache.tree(item)).collect();
+        }
+        let decode = |item: &Item| object::decode_stored(&item.bytes, item.revision).map(Arc::new);
+        list.items.iter().map(|item| decode(item)).collect()
     }
 
     async fn create(

@@ -4,6 +4,8 @@
 //! admission. `create`, `update` and `delete` are the ordinary write path on behalf of `user`, admission included, again in
 //! the storage version. `namespace` is empty for cluster-scoped resources.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde_json::Value;
@@ -35,11 +37,16 @@ pub trait Resources: Send + Sync + 'static {
     /// The newest state, read from the store. 404 as a Status.
     async fn get(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Value, Status>;
 
-    /// From the watch cache: may lag by moments, costs no store read. `None` when absent.
-    async fn get_cached(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Option<Value>, Status>;
+    /// From the watch cache: may lag by moments, costs no store read, and mostly no decoding either. `None` when absent.
+    async fn get_cached(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Value>>, Status>;
 
     /// From the watch cache at the newest revision; `namespace` "" lists all of them.
-    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Value>, Status>;
+    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Arc<Value>>, Status>;
 
     async fn create(
         &self,

@@ -1,7 +1,7 @@
 //! For tests: objects in memory behind [`Resources`], and writes to show to plug-ins.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -66,16 +66,21 @@ impl Resources for Memory {
         objects.get(&Self::key(resource, namespace, name)).cloned().ok_or_else(|| Self::missing(resource, name))
     }
 
-    async fn get_cached(&self, resource: &GroupResource, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
-        Ok(self.objects.lock().unwrap().get(&Self::key(resource, namespace, name)).cloned())
+    async fn get_cached(
+        &self,
+        resource: &GroupResource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Value>>, Status> {
+        Ok(self.objects.lock().unwrap().get(&Self::key(resource, namespace, name)).cloned().map(Arc::new))
     }
 
-    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Value>, Status> {
+    async fn list(&self, resource: &GroupResource, namespace: &str) -> Result<Vec<Arc<Value>>, Status> {
         let objects = self.objects.lock().unwrap();
         let wanted = |key: &Key| {
             key.0 == resource.group && key.1 == resource.resource && (namespace.is_empty() || key.2 == namespace)
         };
-        Ok(objects.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| object.clone()).collect())
+        Ok(objects.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| Arc::new(object.clone())).collect())
     }
 
     async fn create(

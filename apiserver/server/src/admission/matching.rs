@@ -1,6 +1,8 @@
 //! Which requests a webhook or a policy is about: rules, selectors of namespaces and objects, and the equivalent version
 //! that a rule names where the request came in another (apiserver/pkg/admission/plugin/webhook/predicates, policy/matching).
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use skeg_machinery::gvk::{GroupResource, GroupVersionResource};
 use skeg_machinery::labels::Selector;
@@ -158,10 +160,10 @@ impl Selectors {
 }
 
 /// A namespace, from the cache or, when it is too new for that, from the store.
-pub async fn namespace(name: &str, resources: &dyn Resources) -> Result<Value, Status> {
+pub async fn namespace(name: &str, resources: &dyn Resources) -> Result<Arc<Value>, Status> {
     match resources.get_cached(&NAMESPACES, "", name).await? {
         Some(namespace) => Ok(namespace),
-        None => resources.get(&NAMESPACES, "", name).await,
+        None => resources.get(&NAMESPACES, "", name).await.map(Arc::new),
     }
 }
 

@@ -42,7 +42,7 @@ impl Plugin for NamespaceLifecycle {
         let mut found = self.resources.get_cached(&NAMESPACES, "", namespace).await?;
         if found.is_none() {
             found = match self.resources.get(&NAMESPACES, "", namespace).await {
-                Ok(found) => Some(found),
+                Ok(found) => Some(Arc::new(found)),
                 Err(status) if status.is_not_found() => None,
                 Err(status) => return Err(status),
             };

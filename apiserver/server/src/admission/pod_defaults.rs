@@ -73,7 +73,7 @@ pub struct RuntimeClass {
 }
 
 impl RuntimeClass {
-    async fn class(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Option<Value>, Status> {
+    async fn class(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
         let name = meta::str_at(pod, &["spec", "runtimeClassName"]);
         if attributes.operation != Operation::Create || !attributes.is("", "pods") || name.is_empty() {
             return Ok(None);
@@ -82,7 +82,7 @@ impl RuntimeClass {
         match self.resources.get_cached(&classes, "", name).await? {
             Some(class) => Ok(Some(class)),
             None => match self.resources.get(&classes, "", name).await {
-                Ok(class) => Ok(Some(class)),
+                Ok(class) => Ok(Some(Arc::new(class))),
                 Err(_) => {
                     let why = format!("pod rejected: RuntimeClass {} not found", quote(name));
                     Err(attributes.forbidden(Some(pod), why))
@@ -149,8 +149,9 @@ impl Plugin for RuntimeClass {
 }
 
 /// The class that is marked as the default one: the newest, then the first by name.
-fn default_class<'a>(classes: &'a [Value], annotation: &str) -> Option<&'a Value> {
-    let marked = classes.iter().filter(|class| meta::annotation(class, annotation) == Some("true"));
+fn default_class<'a>(classes: &'a [Arc<Value>], annotation: &str) -> Option<&'a Value> {
+    let marked =
+        classes.iter().map(|class| &**class).filter(|class| meta::annotation(class, annotation) == Some("true"));
     marked.max_by(|a, b| {
         let created = |class: &'a Value| meta::creation_timestamp(class);
         created(a).cmp(created(b)).then_with(|| meta::name(b).cmp(meta::name(a)))

@@ -61,7 +61,7 @@ impl Plugin for Priority {
 }
 
 impl Priority {
-    async fn default_class(&self) -> Result<Option<Value>, Status> {
+    async fn default_class(&self) -> Result<Option<Arc<Value>>, Status> {
         let classes = self.resources.list(&CLASSES, "").await?;
         let defaults = classes.into_iter().filter(|class| class["globalDefault"] == true);
         Ok(defaults.min_by_key(|class| class["value"].as_i64()))
@@ -74,7 +74,7 @@ impl Priority {
         } else {
             let mut class = self.resources.get_cached(&CLASSES, "", &name).await?;
             if class.is_none() {
-                class = self.resources.get(&CLASSES, "", &name).await.ok();
+                class = self.resources.get(&CLASSES, "", &name).await.ok().map(Arc::new);
             }
             let Some(class) = class else {
                 let why = format!("no PriorityClass with name {name} was found");

@@ -79,7 +79,7 @@ impl Plugin for ServiceAccount {
 
 impl ServiceAccount {
     /// The pod's account. `default` is waited for a little: a controller makes it right after the namespace.
-    async fn account(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Value, Status> {
+    async fn account(&self, attributes: &Attributes<'_>, pod: &Value) -> Result<Arc<Value>, Status> {
         let (namespace, name) = (attributes.namespace, meta::str_at(pod, &["spec", "serviceAccountName"]));
         if name.is_empty() {
             let why = format!("no service account specified for pod {namespace}/{}", meta::name(pod));
@@ -94,7 +94,7 @@ impl ServiceAccount {
                 tokio::time::sleep(Duration::from_millis(50 + rand::random_range(0..50))).await;
             }
             match self.resources.get(&ACCOUNTS, namespace, name).await {
-                Ok(account) => return Ok(account),
+                Ok(account) => return Ok(Arc::new(account)),
                 Err(status) if status.is_not_found() => {}
                 Err(status) => return Err(status),
             }

@@ -464,13 +464,13 @@ impl ServiceAccountTokens {
     }
 
     /// From the cache, or from the store when the cache has not (this one) yet.
-    async fn find(&self, resource: &'static str, namespace: &str, wanted: &Ref) -> Option<Value> {
+    async fn find(&self, resource: &'static str, namespace: &str, wanted: &Ref) -> Option<Arc<Value>> {
         let resource = GroupResource::from_static("", resource);
         let cached = self.resources.get_cached(&resource, namespace, &wanted.name).await.ok().flatten();
         if let Some(cached) = cached.filter(|found| !uid_differs(found, wanted)) {
             return Some(cached);
         }
-        self.resources.get(&resource, namespace, &wanted.name).await.ok()
+        self.resources.get(&resource, namespace, &wanted.name).await.ok().map(Arc::new)
     }
 }
 

@@ -99,15 +99,15 @@ fn holds(found: &Value, wanted: &Value) -> bool {
 
 /// Brings the default roles and bindings up to date, as upstream's rbac/bootstrap-roles hook does.
 pub async fn write_policy(resources: &Arc<dyn Resources>) -> Result<(), InitialError> {
-    let mut existing: Vec<(&'static str, Vec<Value>)> = Vec::new();
+    let mut existing: Vec<(&'static str, Vec<Arc<Value>>)> = Vec::new();
     for resource in ["clusterroles", "roles", "clusterrolebindings", "rolebindings"] {
         let listed = resources.list(&GroupResource::from_static(RBAC, resource), "").await;
         existing.push((resource, listed.unwrap_or_default()));
     }
     let find = |wanted: &PolicyObject| -> Option<Value> {
         let (_, listed) = existing.iter().find(|(resource, _)| *resource == wanted.resource)?;
-        let same = |o: &&Value| meta::name(o) == wanted.name() && meta::namespace(o) == wanted.namespace();
-        listed.iter().find(same).cloned()
+        let same = |o: &&Arc<Value>| meta::name(o) == wanted.name() && meta::namespace(o) == wanted.namespace();
+        listed.iter().find(same).map(|found| Value::clone(found))
     };
     let pending: Vec<(PolicyObject, Option<Value>)> = policy::objects()
         .into_iter()

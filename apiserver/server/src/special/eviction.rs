@@ -107,7 +107,7 @@ fn unguarded(pod: &Value) -> bool {
         || !pod["metadata"]["deletionTimestamp"].is_null()
 }
 
-async fn budget_of(scope: &Scope, pod: &Value) -> Result<Option<Value>, Status> {
+async fn budget_of(scope: &Scope, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
     let labels = &pod["metadata"]["labels"];
     if labels.as_object().is_none_or(serde_json::Map::is_empty) {
         return Ok(None);

@@ -24,10 +24,11 @@ impl Resolver {
         let service = match service {
             Some(service) => service,
             None => {
-                self.resources.get(&SERVICES, namespace, name).await.map_err(|status| match status.is_not_found() {
+                let found = self.resources.get(&SERVICES, namespace, name).await;
+                Arc::new(found.map_err(|status| match status.is_not_found() {
                     true => Status::failure(404, "NotFound", format!("service {name:?} not found")),
                     false => status,
-                })?
+                })?)
             }
         };
         if service["spec"]["type"] == "ExternalName" {

@@ -178,11 +178,11 @@ impl PodSecurity {
         let namespaces = GroupResource::from_static("", "namespaces");
         let found = match self.resources.get_cached(&namespaces, "", namespace).await? {
             Some(found) => found,
-            None => self
-                .resources
-                .get(&namespaces, "", namespace)
-                .await
-                .map_err(|_| Status::internal_error(format!("failed to lookup namespace \"{namespace}\"")))?,
+            None => {
+                let found = self.resources.get(&namespaces, "", namespace).await;
+                let failed = |_| Status::internal_error(format!("failed to lookup namespace \"{namespace}\""));
+                Arc::new(found.map_err(failed)?)
+            }
         };
         Ok(Policy::of(&found).0)
     }

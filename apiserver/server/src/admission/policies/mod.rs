@@ -168,8 +168,13 @@ impl Engine {
         }
         let mut params = Vec::with_capacity(found.len());
         for object in found {
-            params
-                .push(Some(self.in_version(object, &Served { resource: resource.clone(), kind: kind.clone() }).await?));
+            params.push(Some(
+                self.in_version(
+                    Arc::unwrap_or_clone(object),
+                    &Served { resource: resource.clone(), kind: kind.clone() },
+                )
+                .await?,
+            ));
         }
         Ok(params)
     }
@@ -185,7 +190,7 @@ impl Engine {
     }
 
     /// The namespace that expressions see; a namespace itself has none.
-    async fn namespace(&self, attributes: &Attributes<'_>) -> Result<Option<Value>, Status> {
+    async fn namespace(&self, attributes: &Attributes<'_>) -> Result<Option<Arc<Value>>, Status> {
         let itself = attributes.kind == GroupVersionKind::from_static("", "v1", "Namespace");
         if attributes.namespace.is_empty() || itself {
             return Ok(None);

@@ -38,7 +38,7 @@ pub async fn run(
         };
         let old = engine.seen(attributes.old_object, attributes, served).await?;
         let mut seen = engine.types.convert(object.clone(), &own, served).await?;
-        let turn = Turn { engine, attributes, invocation, rules, old: old.as_ref(), namespace: namespace.as_ref() };
+        let turn = Turn { engine, attributes, invocation, rules, old: old.as_ref(), namespace: namespace.as_deref() };
         match turn.condition(&seen) {
             Matched::Yes => {}
             Matched::No => continue,

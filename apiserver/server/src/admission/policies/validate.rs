@@ -46,7 +46,7 @@ pub async fn run(
         let old = engine.seen(attributes.old_object, attributes, &invocation.served).await?;
         let object = engine.seen(object, attributes, &invocation.served).await?;
         let question = Question { attributes, served: &invocation.served, object: object.as_ref(), old: old.as_ref() };
-        let sight = Sight::new(&question, invocation.params.as_ref(), namespace.as_ref(), &engine.authorizer);
+        let sight = Sight::new(&question, invocation.params.as_ref(), namespace.as_deref(), &engine.authorizer);
         let (policy, binding) = (invocation.policy, invocation.binding);
         for failure in failures(policy, &sight) {
             for action in &binding.actions {
