@@ -270,7 +270,7 @@ mod tests {
     use skeg_machinery::gvk::GroupVersionKind;
     use skeg_machinery::schema::Schema;
 
-    use super::{mutations, sample};
+    use super::{Value, mutations, sample};
 
     #[test]
     fn every_mutation_differs_from_the_object_and_from_the_others() {
@@ -278,10 +278,11 @@ mod tests {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"b": "c"}});
         let found = mutations(ty.get(), &object);
         let body = |name: &str| found.iter().find(|m| m.name == name).unwrap().body.clone();
-        assert_eq!(body(".kind removed"), r#"{"apiVersion":"v1","metadata":{"name":"a"},"data":{"b":"c"}}"#);
-        assert!(body(".data a list").ends_with(r#""data":[]}"#));
-        assert!(body(".immutable added").ends_with(r#""immutable":true}"#));
-        assert!(body(".data twice Strict").ends_with(r#""data":{"b":"c"},"data":{"b":"c"}}"#));
+        let without: Value = serde_json::from_str(&body(".kind removed")).unwrap();
+        assert_eq!(without, json!({"apiVersion": "v1", "metadata": {"name": "a"}, "data": {"b": "c"}}));
+        assert!(body(".data a list").contains(r#""data":[]"#));
+        assert!(body(".immutable added").contains(r#""immutable":true"#));
+        assert!(body(".data twice Strict").contains(r#""data":{"b":"c"},"data":{"b":"c"}"#));
         let whole = object.to_string();
         assert!(found.iter().all(|m| m.body != whole));
         assert_eq!(sample(found, 3).len(), 3);
