@@ -13,6 +13,7 @@ pub mod admission;
 mod budget;
 mod check;
 mod cost;
+mod depth;
 mod eval;
 mod functions;
 mod program;

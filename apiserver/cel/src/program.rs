@@ -9,6 +9,7 @@ use cel::parser::Parser;
 use crate::budget::Budget;
 use crate::check::{self, Checked};
 use crate::cost;
+use crate::depth::{Depth, NESTING, measure};
 use crate::eval::{EvalError, Evaluator, Outcome};
 use crate::schema::Declared;
 use crate::types::Type;
@@ -44,23 +45,37 @@ pub struct Program {
     ast: IdedExpr,
     result: Type,
     variables: BTreeSet<String>,
+    depth: Depth,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let ast = std::mem::take(&mut self.ast);
+        self.depth.run(|| drop(ast));
+    }
 }
 
 /// Parses and checks.
 pub fn compile(expression: &str, env: &Env) -> Result<Program, CompileError> {
-    parse(expression, env).map(|(program, _)| program)
+    let depth = measure(expression).map_err(CompileError)?;
+    // The parser takes a hundred times the stack that the others take.
+    Depth::Deep.run(|| parse(expression, env, depth)).map(|(program, _)| program)
 }
 
 /// Parses and checks an expression over values of `root`, and says what it may cost at most
 /// (cel-go's checker.Cost with apiserver/pkg/cel/library/cost.go).
 pub fn compile_over(expression: &str, env: &Env, root: &Declared) -> Result<(Program, u64), CompileError> {
-    let (program, checked) = parse(expression, env)?;
-    let cost = cost::estimate(&program.ast, &checked, root).max;
-    Ok((program, cost))
+    let depth = measure(expression).map_err(CompileError)?;
+    Depth::Deep.run(|| {
+        let (program, checked) = parse(expression, env, depth)?;
+        let cost = cost::estimate(&program.ast, &checked, root).max;
+        Ok((program, cost))
+    })
 }
 
-fn parse(expression: &str, env: &Env) -> Result<(Program, Checked), CompileError> {
-    let parser = Parser::new().enable_optional_syntax(true).enable_ident_escape_syntax(true);
+fn parse(expression: &str, env: &Env, depth: Depth) -> Result<(Program, Checked), CompileError> {
+    let parser =
+        Parser::new().enable_optional_syntax(true).enable_ident_escape_syntax(true).max_recursion_depth(NESTING);
     let (ast, source) = parser.parse_with_source_info(expression).map_err(|errors| {
         let shown: Vec<String> = errors
             .errors
@@ -73,7 +88,7 @@ fn parse(expression: &str, env: &Env) -> Result<(Program, Checked), CompileError
         CompileError(shown.join("\n"))
     })?;
     let (result, checked) = check::check(&ast, env, expression, &source).map_err(CompileError)?;
-    Ok((Program { ast, result, variables: checked.variables.clone() }, checked))
+    Ok((Program { ast, result, variables: checked.variables.clone(), depth }, checked))
 }
 
 impl Program {
@@ -88,7 +103,7 @@ impl Program {
     }
 
     pub fn eval<'a>(&'a self, activation: &Activation<'a>, budget: &mut Budget) -> Outcome<'a> {
-        Evaluator { activation, budget, scope: Vec::new() }.eval(&self.ast)
+        self.depth.run(|| Evaluator { activation, budget, scope: Vec::new() }.eval(&self.ast))
     }
 }
 

@@ -226,3 +226,28 @@ fn literals_with_fields_become_objects() {
     assert_eq!(value.to_json().unwrap(), wanted);
     assert!(compile("Other{a: 1}", &env).is_err());
 }
+
+#[test]
+fn what_nests_deep_is_refused_or_evaluated_never_overflows() {
+    let run = || {
+        let env = Env::default();
+        let nested = |open: &str, close: &str, n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+        let chain = |operator: &str, n: usize| vec!["1"; n].join(operator);
+        for text in [
+            nested("(", ")", 250),
+            nested("[", "]", 250),
+            nested("int(", ")", 250),
+            chain(" + ", 2_000),
+            chain(" == 1 ? 2 : ", 300),
+        ] {
+            if let Ok(program) = compile(&text, &env) {
+                let _ = program.eval(&Activation::default(), &mut Budget::new(skeg_cel::PER_CALL));
+            }
+        }
+        assert_eq!(compile(&nested("(", ")", 200), &env).err().map(|e| e.to_string()), None);
+        let refused = compile(&nested("(", ")", 300), &env).err().unwrap();
+        assert_eq!(refused.to_string(), "expression recursion limit exceeded: 250");
+    };
+    // As small as a worker's of the server.
+    std::thread::Builder::new().stack_size(2 << 20).spawn(run).unwrap().join().unwrap();
+}
