@@ -68,19 +68,24 @@ need_go() {
   export PATH=$own/bin:$PATH
 }
 
+# What the published modules are told at link time, as a release of upstream's is.
+upstream_flags="-s -w"
+for stamp in gitVersion=$version gitMajor=1 gitMinor=36 gitTreeState=clean gitCommit=$version; do
+  upstream_flags+=" -X k8s.io/component-base/version.$stamp"
+done
+
 # upstream NAME: the path of a program of upstream's, built from the published modules unless it is there.
 upstream_bin=${UPSTREAM_BIN:-$top/target/conformance}
 upstream() {
-  local name=$1 v=k8s.io/component-base/version
+  local name=$1
   if [ ! -x "$upstream_bin/$name" ]; then
     need_go
     say "building $name"
     mkdir -p "$upstream_bin"
     case $name in
       etcd) (cd "$top/conformance/images/etcd" && CGO_ENABLED=0 go build -trimpath -o "$upstream_bin/etcd" go.etcd.io/etcd/server/v3) ;;
-      *) (cd "$top/conformance/upstream" && CGO_ENABLED=0 go build -trimpath -o "$upstream_bin/$name" -ldflags \
-        "-s -w -X $v.gitVersion=$version -X $v.gitMajor=1 -X $v.gitMinor=36 -X $v.gitTreeState=clean -X $v.gitCommit=$version" \
-        "k8s.io/kubernetes/cmd/$name") ;;
+      *) (cd "$top/conformance/upstream" && CGO_ENABLED=0 go build -trimpath -o "$upstream_bin/$name" \
+        -ldflags "$upstream_flags" "k8s.io/kubernetes/cmd/$name") ;;
     esac
   fi
   echo "$upstream_bin/$name"
