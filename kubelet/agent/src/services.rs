@@ -2,8 +2,8 @@
 
 use crate::env::ServicePorts;
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Service;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::{self as core, ServiceSpec};
+use kube::api::{Api, ApiResource, NotUsed, Object};
 use kube::runtime::watcher;
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// A Service without its status, which may hold what typed clients cannot read, such as conditions without a time.
+type Service = Object<ServiceSpec, NotUsed>;
 type Map = BTreeMap<(String, String), ServicePorts>;
 
 /// The lister.
@@ -50,7 +52,7 @@ impl Services {
 }
 
 async fn follow(client: kube::Client, list: watch::Sender<Option<Arc<Vec<ServicePorts>>>>) {
-    let api: Api<Service> = Api::all(client);
+    let api: Api<Service> = Api::all_with(client, &ApiResource::erase::<core::Service>(&()));
     let stream = watcher(api, watcher::Config::default());
     let mut events = pin!(kube::runtime::WatchStreamExt::backoff(stream, watcher::DefaultBackoff::default()));
     let mut map = Map::new();
@@ -92,7 +94,7 @@ fn key(service: &Service) -> (String, String) {
 }
 
 fn put(map: &mut Map, service: &Service) {
-    let spec = service.spec.clone().unwrap_or_default();
+    let spec = service.spec.clone();
     match spec.cluster_ip.filter(|ip| !ip.is_empty() && ip != "None") {
         Some(ip) => {
             let ports = spec.ports.unwrap_or_default().into_iter();

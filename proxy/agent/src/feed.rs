@@ -8,8 +8,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{self as core, Node};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ApiResource;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{NodeView, ObjectKey, ServiceView, SliceView};
+use crate::model::{NodeView, ObjectKey, Service, ServiceView, SliceView};
 
 /// A type that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub fn spawn(tasks: &mut JoinSet<()>, client: &Client, subscribers: Subscribers,
     let service_event =
         |key: &ObjectKey, (): &(), view: Option<ServiceView>| Event::Service(key.clone(), view.map(Arc::new));
     tasks.spawn(watch(
-        Api::all(client.clone()),
+        Api::all_with(client.clone(), &ApiResource::erase::<core::Service>(&())),
         Source::Services,
         service,
         service_event,

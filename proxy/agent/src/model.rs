@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{LoadBalancerStatus, Node, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 /// Namespace and name.
@@ -48,6 +48,17 @@ impl Protocol {
     }
 }
 
+/// A Service as it is watched: without the conditions of its status, which may hold what typed clients cannot read (a null time),
+/// and one such Service would end the watch of all.
+pub type Service = kube::api::Object<ServiceSpec, ServiceStatus>;
+
+/// What matters of a Service's status.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    pub load_balancer: Option<LoadBalancerStatus>,
+}
+
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceView {
@@ -83,7 +94,7 @@ pub struct ServicePort {
 impl ServiceView {
     /// The fields that matter; malformed addresses and ports are left out, as the API server would not admit them.
     pub fn project(service: &Service) -> Self {
-        let Some(spec) = &service.spec else { return Self::default() };
+        let spec = &service.spec;
         let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
         let external = kind == "ExternalName";
         let headless = spec.cluster_ip.as_deref() == Some("None");
@@ -157,7 +168,7 @@ fn ingress_ips(service: &Service) -> Vec<IpAddr> {
 }
 
 fn source_ranges(service: &Service) -> Vec<IpNet> {
-    let spec = service.spec.as_ref().and_then(|s| s.load_balancer_source_ranges.as_ref());
+    let spec = service.spec.load_balancer_source_ranges.as_ref();
     let parse = |text: &str| text.trim().parse::<IpNet>().ok().map(|n| n.trunc());
     spec.into_iter().flatten().filter_map(|r| parse(r)).collect()
 }
@@ -278,5 +289,23 @@ impl NodeView {
             leaving: node.metadata.deletion_timestamp.is_some()
                 || spec.and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == TO_BE_DELETED)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_without_a_time_hides_no_service() {
+        let json = serde_json::json!({
+            "metadata": {"name": "a", "namespace": "b"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]},
+                "conditions": [{"type": "A", "status": "True", "lastTransitionTime": null, "reason": "", "message": ""}]},
+        });
+        let service: Service = serde_json::from_value(json).expect("readable");
+        assert_eq!(ServiceView::project(&service).cluster_ips, ["10.96.0.7".parse::<IpAddr>().expect("an address")]);
+        assert_eq!(ingress_ips(&service), ["192.0.2.1".parse::<IpAddr>().expect("an address")]);
     }
 }
