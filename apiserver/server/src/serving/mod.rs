@@ -1,7 +1,7 @@
 //! The TLS listener: from a TCP port to a tower service. Owns handshakes, limits and draining. Does not know what is served.
 //!
 //! ```text
-//! accept ─ permit ─ TLS handshake (10 s) ─ ALPN h2 | http/1.1 ─ requests, each with Extension(Arc<Peer>)
+//! accept ─ permit ─ TLS handshake (10 s) ─ ALPN h2 | http/1.1 ─ greeting and headers (32 s) ─ requests, each with Extension(Arc<Peer>)
 //! cancelled: no more accepts; each connection ends after the requests it has; what is left after `drain` is cut off
 //! ```
 
@@ -27,6 +27,7 @@ use tower::{Service, ServiceExt};
 
 use crate::authn::Peer;
 
+mod greeting;
 pub mod tls;
 
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +165,9 @@ where
             request.extensions_mut().insert(address);
             service.clone().oneshot(request)
         });
+        let greeted = greeting::Greeted::new(stream, self.limits.header);
         let builder = builder(&self.limits);
-        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(greeted), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.shutdown.cancelled() => {
@@ -276,6 +278,66 @@ mod tests {
         let mut silent = TcpStream::connect(running.address).await.unwrap();
         let mut buffer = [0; 16];
         assert_eq!(silent.read(&mut buffer).await.unwrap(), 0);
+        running.shutdown.cancel();
+        running.task.await.unwrap();
+    }
+
+    /// A connection past its handshake, on which nothing was said yet.
+    async fn connect(running: &Running, protocol: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let mut config = tls::client_config(&[running.ca.certificate_der()], None).unwrap();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(running.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn slow_headers_are_hung_up_on() {
+        let running = start(Limits { header: Duration::from_millis(100), ..Limits::default() }).await;
+        let greetings: [(&[u8], &[u8]); 5] = [
+            (b"http/1.1", b""),
+            (b"h2", b""),
+            (b"h2", b"PRI * HT"),
+            (b"http/1.1", b"PUT"),
+            (b"http/1.1", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "),
+        ];
+        for (protocol, said) in greetings {
+            let mut stream = connect(&running, protocol).await;
+            stream.write_all(said).await.unwrap();
+            stream.flush().await.unwrap();
+            let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut Vec::new())).await;
+            assert!(ended.is_ok(), "{:?} is waited for", String::from_utf8_lossy(said));
+        }
+        running.shutdown.cancel();
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_resets_is_cut_off() {
+        let running = start(Limits::default()).await;
+        let stream = connect(&running, b"h2").await;
+        // The preface, empty settings, then streams that are opened and reset at once: HEADERS (GET / by the static table) and
+        // RST_STREAM with CANCEL.
+        let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+        for stream in (1_u32..40_000).step_by(2) {
+            said.extend([0, 0, 14, 1, 5]);
+            said.extend(stream.to_be_bytes());
+            said.extend([0x82, 0x87, 0x84, 0x41, 9]);
+            said.extend(b"localhost");
+            said.extend([0, 0, 4, 3, 0]);
+            said.extend(stream.to_be_bytes());
+            said.extend([0, 0, 0, 8]);
+        }
+        let (mut read, mut write) = tokio::io::split(stream);
+        let writing = tokio::spawn(async move { write.write_all(&said).await });
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(60), read.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "the connection goes on");
+        // GOAWAY with ENHANCE_YOUR_CALM.
+        let calm = answer.windows(17).any(|frame| frame[3] == 7 && frame[13..17] == [0, 0, 0, 11]);
+        assert!(calm, "no GOAWAY in {} bytes", answer.len());
+        writing.abort();
+        assert!(get(&running, "/", None).await.unwrap().starts_with("HTTP/1.1 200"));
         running.shutdown.cancel();
         running.task.await.unwrap();
     }
