@@ -49,5 +49,6 @@ pub mod streaming;
 pub mod trust;
 pub mod webhook;
 mod write;
+pub mod yaml;
 
 pub use health::GIT_VERSION;

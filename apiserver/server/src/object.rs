@@ -37,7 +37,7 @@ pub fn body_json(body: Bytes, media: Media) -> Result<Bytes, Status> {
         Media::Json => Ok(body),
         Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes),
         Media::Yaml => {
-            let tree: Value = serde_yaml_ng::from_slice(&body)
+            let tree = crate::yaml::parse(&body)
                 .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
             Ok(serde_json::to_vec(&tree).expect("a JSON tree serializes").into())
         }

@@ -10,6 +10,7 @@ use super::Write;
 use super::repeated::repeated_keys;
 use crate::object;
 use crate::query::FieldValidation;
+use crate::yaml;
 
 pub const JSON: &str = "application/json-patch+json";
 pub const MERGE: &str = "application/merge-patch+json";
@@ -32,31 +33,38 @@ pub struct Applied {
 }
 
 /// The object in a body of server-side apply, or what is wrong with it as sigs.k8s.io/yaml says it.
-fn configuration(body: &[u8]) -> Result<Value, String> {
-    // Clients mostly send JSON, which is much quicker to read as what it is.
-    let tree: Value = match serde_json::from_slice(body) {
-        Ok(tree) => tree,
-        Err(_) => serde_yaml_ng::from_slice(body).map_err(|error| {
-            let told = error.to_string();
-            let (what, place) = told.rsplit_once(" at line ").unwrap_or((&told, "1"));
-            match place.split(' ').next() {
-                None | Some("1") => format!("error converting YAML to JSON: yaml: {what}"),
-                Some(line) => format!("error converting YAML to JSON: yaml: line {line}: {what}"),
-            }
-        })?,
+fn configuration(body: &[u8]) -> Result<Applied, String> {
+    let document = yaml::parse_either(body).map_err(|told| {
+        let (what, place) = told.rsplit_once(" at line ").unwrap_or((&told, "1"));
+        match place.split(' ').next() {
+            None | Some("1") => format!("error converting YAML to JSON: yaml: {what}"),
+            Some(line) => format!("error converting YAML to JSON: yaml: line {line}: {what}"),
+        }
+    })?;
+    let config = match document.tree {
+        Value::Object(members) => Value::Object(members),
+        Value::Null => Value::Object(serde_json::Map::new()),
+        other => {
+            return Err(format!(
+                "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type \
+                 map[string]interface {{}}",
+                go_kind(&other)
+            ));
+        }
     };
-    let found = match &tree {
-        Value::Object(_) => return Ok(tree),
-        Value::Null => return Ok(Value::Object(serde_json::Map::new())),
+    Ok(Applied { config, repeated: if document.repeats { repeated_keys(body) } else { None } })
+}
+
+/// What encoding/json calls a value that is no object.
+fn go_kind(value: &Value) -> &'static str {
+    match value {
         Value::Array(_) => "array",
         Value::String(_) => "string",
         Value::Bool(_) => "bool",
         Value::Number(_) => "number",
-    };
-    Err(format!(
-        "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type \
-         map[string]interface {{}}"
-    ))
+        Value::Object(_) => "object",
+        Value::Null => "null",
+    }
 }
 
 impl Patch {
@@ -67,9 +75,8 @@ impl Patch {
             MERGE => Ok(Patch::Merge(body)),
             STRATEGIC if !custom => Ok(Patch::Strategic(body)),
             APPLY => {
-                let tree =
-                    configuration(&body).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))?;
-                Ok(Patch::Apply(Applied { config: tree, repeated: repeated_keys(&body) }))
+                let applied = configuration(&body);
+                applied.map(Patch::Apply).map_err(|why| Status::bad_request(format!("error decoding YAML: {why}")))
             }
             _ => Err(unsupported(custom)),
         }

@@ -9,15 +9,14 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 
 /// More than these are not told.
 const MOST: usize = 100;
+/// How many bytes are read again to find them; of a longer text fewer are told.
+const WORK: usize = 4 << 20;
 const MARK: &str = "repeated: ";
 
-/// The error text for a text with repeated keys; `None` for one without.
+/// The error text for a text with repeated keys; `None` for one without. It is read once for each of them.
 pub fn repeated_keys(text: &[u8]) -> Option<String> {
-    if is_json_without(text) {
-        return None;
-    }
     let mut lines = Vec::new();
-    while lines.len() < MOST {
+    while lines.len() < MOST && lines.len() * text.len() < WORK {
         // Only the place of an error is told, so each is found by passing over those before it.
         let mut state = State { skip: lines.len() };
         let deserializer = serde_yaml_ng::Deserializer::from_slice(text);
@@ -29,12 +28,6 @@ pub fn repeated_keys(text: &[u8]) -> Option<String> {
         lines.push(format!("  line {line}: key {key} already set in map"));
     }
     (!lines.is_empty()).then(|| format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", lines.join("\n")))
-}
-
-/// Whether the text is JSON and repeats nothing: the usual, which needs no reading as YAML.
-fn is_json_without(text: &[u8]) -> bool {
-    let mut json = serde_json::Deserializer::from_slice(text);
-    (Anything { state: &mut State { skip: 0 } }).deserialize(&mut json).is_ok() && json.end().is_ok()
 }
 
 /// How many repeated keys are still to be passed over.
@@ -167,5 +160,13 @@ mod tests {
         assert_eq!(repeated_keys(text.as_bytes()).as_deref(), Some(expect));
         assert_eq!(repeated_keys(br#"{"a": 1, "a": 2}"#).unwrap().lines().count(), 2);
         assert_eq!(repeated_keys(br#"{"a": {"b": 1, "c": [true, null, 1.5, "a"]}}"#), None);
+    }
+
+    #[test]
+    fn a_long_text_is_not_read_again_and_again() {
+        let told = |padding| repeated_keys(format!("x: {}\n{}", "y".repeat(padding), "a: 1\n".repeat(300)).as_bytes());
+        let lines = |text: Option<String>| text.unwrap().lines().count() - 1;
+        assert_eq!(lines(told(1)), MOST);
+        assert_eq!(lines(told(WORK / 2)), 2);
     }
 }
