@@ -89,6 +89,7 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
         if !(info.subresource == "proxy" && call.parts.method == Method::OPTIONS) {
             check_verb(&call, &resource)?;
         }
+        check_name(&call.info.name)?;
         let request = SpecialRequest {
             info: call.info,
             user: call.user,
@@ -181,6 +182,16 @@ fn check_verb(call: &Call, resource: &Resource) -> Result<Verb, Status> {
     if served { Ok(verb) } else { Err(method_not_allowed()) }
 }
 
+/// A name from a path becomes part of a storage key: what no key can have is refused, as upstream's registry does.
+fn check_name(name: &str) -> Result<(), Status> {
+    let faults = skeg_machinery::validation::name_is_path_segment(name, false);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let name = skeg_machinery::text::quote(name);
+    Err(Status::bad_request(format!("Name parameter invalid: {name}: {}", faults.join(";"))))
+}
+
 impl Target {
     pub fn version(&self) -> &VersionSpec {
         &self.resource.spec.versions[self.version]
@@ -242,13 +253,13 @@ impl Target {
     async fn serve(mut self) -> Result<Response, Status> {
         let verb = check_verb(&self.call, &self.resource)?;
         let by_name = !self.call.info.name.is_empty();
-        if by_name
-            && self.resource.namespaced()
-            && self.namespace().is_empty()
-            && verb != Verb::List
-            && verb != Verb::Watch
-        {
-            return Err(no_such_path());
+        // Across all namespaces there is only reading of collections.
+        let reads_collection = matches!(verb, Verb::List | Verb::Watch);
+        if self.resource.namespaced() && self.namespace().is_empty() && !reads_collection {
+            return Err(if by_name || self.resource.custom { no_such_path() } else { method_not_allowed() });
+        }
+        if !reads_collection {
+            check_name(self.name())?;
         }
         match self.subresource().map(|s| &s.behaviour) {
             Some(Subresource::Scale { .. }) => return scale::serve(&mut self, verb).await,
@@ -261,7 +272,6 @@ impl Target {
             Verb::List => list::serve(&self).await,
             Verb::Watch => watch::serve(&self).await,
             Verb::Create if by_name && self.subresource().is_none() => Err(method_not_allowed()),
-            Verb::Create if self.resource.namespaced() && self.namespace().is_empty() => Err(method_not_allowed()),
             Verb::Create => changes::create(&mut self).await,
             Verb::Update | Verb::Patch if !by_name => Err(method_not_allowed()),
             Verb::Update => changes::update(&mut self).await,
