@@ -45,6 +45,9 @@ pub fn spec() -> ResourceSpec {
                 if let Some(spec) = job.at_mut("spec") {
                     job_spec::set_defaults(spec);
                 }
+                if job.has("metadata.uid") {
+                    own_labels(job);
+                }
             },
             create: |_, job| {
                 job.set("status", json!({}));
@@ -63,7 +66,8 @@ pub fn spec() -> ResourceSpec {
         .build()
 }
 
-/// A job without labels has those of its pods, with the generated ones.
+/// A job without labels has those of its pods, with the generated ones. Upstream has that as a default, and so does not
+/// store what it generates for a job whose pods had no labels either.
 fn own_labels(job: &mut Value) {
     let labels = job.at("spec.template.metadata.labels").clone();
     if !labels.is_null() && job.entries("metadata.labels").count() == 0 {

@@ -270,6 +270,10 @@ mod tests {
         let raised = form().raise_value(&key(), lower_value(Bytes::from(claim))).unwrap();
         let raised: Value = serde_json::from_slice(&raised).unwrap();
         assert_eq!(raised["status"]["phase"], "Pending");
+        let job = r#"{"kind":"Job","apiVersion":"batch/v1","metadata":{"name":"j","uid":"u"},"spec":{"template":{"metadata":{"labels":{"job-name":"j"}},"spec":{"containers":[]}}}}"#;
+        let raised = form().raise_value(&key(), lower_value(Bytes::from(job))).unwrap();
+        let raised: Value = serde_json::from_slice(&raised).unwrap();
+        assert_eq!(raised["metadata"]["labels"]["job-name"], "j");
     }
 
     #[test]
