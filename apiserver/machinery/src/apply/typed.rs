@@ -87,6 +87,13 @@ impl<'a> Ref<'a> {
             Shape::String | Shape::Bytes | Shape::Duration => Kind::Scalar(Scalar::String),
             Shape::Bool => Kind::Scalar(Scalar::Boolean),
             Shape::Int32 | Shape::Int64 | Shape::Float64 | Shape::Number => Kind::Scalar(Scalar::Numeric),
+            // Written and owned as a whole, whatever is in it.
+            Shape::RawExtension => match value {
+                None | Some(Value::Object(_) | Value::Null) => {
+                    Kind::Map { atomic: true, fields: None, element: Ref::Deduced }
+                }
+                _ => deduced(),
+            },
             Shape::Quantity | Shape::IntOrString | Shape::Time | Shape::MicroTime => Kind::Scalar(Scalar::Untyped),
             _ => deduced(),
         }
