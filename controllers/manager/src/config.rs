@@ -1,6 +1,14 @@
 //! What a cluster's controllers are told.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
+use skeg_controller_runtime::lease::Election;
+
+/// Clients that act as service accounts of kube-system.
+pub trait Accounts: Send + Sync {
+    fn client(&self, account: &str) -> kube::Client;
+}
 
 /// The authority that signs client and serving certificates.
 #[derive(Clone)]
@@ -39,8 +47,11 @@ pub struct Config {
     pub terminated_pod_gc_threshold: usize,
     /// --node-monitor-grace-period.
     pub node_monitor_grace_period: std::time::Duration,
-    /// Take part in an election under this identity; `None`: always run.
-    pub leader_election_identity: Option<String>,
+    /// --leader-elect and its tuning; `None`: always run.
+    pub election: Option<Election>,
+    /// --use-service-account-credentials: the client of each loop, by the service account that upstream's bootstrap roles
+    /// are bound to; `None`: all loops are the same user.
+    pub accounts: Option<Arc<dyn Accounts>>,
 }
 
 impl Default for Config {
@@ -58,7 +69,8 @@ impl Default for Config {
             controllers: vec!["*".to_owned()],
             terminated_pod_gc_threshold: 12500,
             node_monitor_grace_period: std::time::Duration::from_secs(50),
-            leader_election_identity: None,
+            election: None,
+            accounts: None,
         }
     }
 }

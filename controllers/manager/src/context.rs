@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use skeg_controller_runtime::lease::{Candidate, Election};
+use skeg_controller_runtime::lease::lead;
 use skeg_controller_runtime::{Clock, EventRecorder, Events, Stores, SystemClock};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,15 @@ impl Context {
     /// Events in the name of `component`.
     pub fn recorder(&self, component: &'static str) -> EventRecorder {
         self.events.recorder(component)
+    }
+
+    /// The same, with requests made as the service account, where loops have accounts and this one has its own.
+    fn acting_as(&self, account: Option<&str>) -> Context {
+        let mut context = self.clone();
+        if let (Some(accounts), Some(account)) = (&self.config.accounts, account) {
+            context.stores = self.stores.acting_as(accounts.client(account));
+        }
+        context
     }
 }
 
@@ -84,6 +93,41 @@ controllers! {
     "certificatesigningrequest-cleaner-controller" => crate::certificates::run_cleaner,
 }
 
+/// The account in kube-system to whose name upstream's bootstrap roles are bound (`system:controller:…`); loops that upstream
+/// does not have, and those that it runs as kube-controller-manager itself, have none.
+fn account(controller: &str) -> Option<&'static str> {
+    Some(match controller {
+        "namespace-controller" => "namespace-controller",
+        "serviceaccount-controller" => "service-account-controller",
+        "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
+        "replicaset-controller" => "replicaset-controller",
+        "replicationcontroller-controller" => "replication-controller",
+        "deployment-controller" => "deployment-controller",
+        "endpoints-controller" => "endpoint-controller",
+        "endpointslice-controller" => "endpointslice-controller",
+        "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
+        "service-cidr-controller" => "service-cidrs-controller",
+        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => "node-controller",
+        "garbage-collector-controller" => "generic-garbage-collector",
+        "daemonset-controller" => "daemon-set-controller",
+        "statefulset-controller" => "statefulset-controller",
+        "job-controller" => "job-controller",
+        "cronjob-controller" => "cronjob-controller",
+        "ttl-after-finished-controller" => "ttl-after-finished-controller",
+        "persistentvolume-binder-controller" => "persistent-volume-binder",
+        "persistentvolumeclaim-protection-controller" => "pvc-protection-controller",
+        "persistentvolume-protection-controller" => "pv-protection-controller",
+        "ephemeral-volume-controller" => "ephemeral-volume-controller",
+        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
+        "clusterrole-aggregation-controller" => "clusterrole-aggregation-controller",
+        "resourcequota-controller" => "resourcequota-controller",
+        "disruption-controller" => "disruption-controller",
+        "pod-garbage-collector-controller" => "pod-garbage-collector",
+        name if name.starts_with("certificatesigningrequest-") => "certificate-controller",
+        _ => return None,
+    })
+}
+
 /// Runs the controllers until `shutdown`, with stores of their own.
 pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), Error> {
     let stop = shutdown.child_token();
@@ -105,25 +149,13 @@ pub async fn run_with(config: Config, stores: Arc<Stores>, shutdown: Cancellatio
     if let Some(signing) = &config.signing {
         crate::certificates::check(signing).map_err(Error::Signing)?;
     }
-    let Some(identity) = config.leader_election_identity.clone() else {
+    let Some(election) = config.election.clone() else {
         run_loops(config, stores, Arc::new(SystemClock), shutdown).await;
         return Ok(());
     };
-    let clock = SystemClock;
-    let election = Election::new("kube-controller-manager", &identity);
-    let mut candidate = Candidate::new(stores.api().clone(), election, &clock);
-    if !candidate.acquire(&shutdown).await {
-        return Ok(());
-    }
-    let stop = shutdown.child_token();
-    let loops = run_loops(config, stores, Arc::new(SystemClock), stop.clone());
-    tokio::pin!(loops);
-    tokio::select! {
-        () = &mut loops => return Ok(()),
-        () = candidate.hold(&shutdown) => stop.cancel(),
-    }
-    loops.await;
-    if shutdown.is_cancelled() { Ok(()) } else { Err(Error::LeaseLost) }
+    let api = stores.api().clone();
+    let loops = |stop| run_loops(config, stores, Arc::new(SystemClock), stop);
+    if lead(api, election, &SystemClock, &shutdown, loops).await { Ok(()) } else { Err(Error::LeaseLost) }
 }
 
 /// Runs the enabled loops until `shutdown`; returns when the last has drained.
@@ -134,7 +166,7 @@ pub(crate) async fn run_loops(config: Config, stores: Arc<Stores>, clock: Arc<dy
     tasks.spawn(sending);
     for (name, start) in STARTS {
         if context.config.enabled(name) {
-            tasks.spawn(start(context.clone()));
+            tasks.spawn(start(context.acting_as(account(name))));
         }
     }
     drop(context);

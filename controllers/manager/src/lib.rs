@@ -43,7 +43,7 @@ mod testing;
 mod tokens;
 mod ttlafterfinished;
 
-pub use config::{Config, NAMES, Signing};
+pub use config::{Accounts, Config, NAMES, Signing};
 pub use context::{Error, run, run_with};
 /// The provisioner of storage classes whose volumes are directories of a node.
 pub const LOCAL_PATH: &str = localpath::plan::NAME;

@@ -1,5 +1,7 @@
 //! Requests to the Kubernetes API in terms of [`Resource`]s and JSON; answers decode straight into projections.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
@@ -7,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use crate::replacing::{self, Replacing};
 use crate::resource::{Object, Resource};
 
 /// What went wrong with one request.
@@ -168,6 +171,7 @@ impl PatchKind {
 #[derive(Clone)]
 pub struct Api {
     client: kube::Client,
+    replaces: Option<Arc<Replacing>>,
 }
 
 /// `Accept` for metadata alone, with whole objects for servers that cannot.
@@ -177,7 +181,13 @@ pub(crate) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=m
 
 impl Api {
     pub fn new(client: kube::Client) -> Self {
-        Self { client }
+        Self { client, replaces: None }
+    }
+
+    /// Requests of an account that may replace some of what it may not patch, as upstream's roles of controllers have it.
+    /// `reader` may list all.
+    pub fn of_account(client: kube::Client, reader: kube::Client) -> Self {
+        Self { client, replaces: Some(Arc::new(Replacing::new(reader))) }
     }
 
     pub fn client(&self) -> &kube::Client {
@@ -316,6 +326,7 @@ impl Api {
         let body = with_kind(resource, "", body);
         decode(&path, &self.bytes("PUT", &path, "application/json", "application/json", encode(&body)).await?)
     }
+    /// Patches; where that is forbidden and a replacement is known to be the way, a merge patch is merged here.
     pub async fn patch<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -326,7 +337,25 @@ impl Api {
         body: &Value,
     ) -> Result<T, Error> {
         let path = resource.path(namespace, name, subresource);
-        decode(&path, &self.bytes("PATCH", &path, "application/json", kind.content_type(), encode(body)).await?)
+        let replacing = self.replaces.as_ref().filter(|_| kind == PatchKind::Merge);
+        if !replacing.is_some_and(|replacing| replacing.is_refused(resource, subresource)) {
+            let answer = self.bytes("PATCH", &path, "application/json", kind.content_type(), encode(body)).await;
+            match (answer, replacing) {
+                (Err(error), Some(replacing)) if replacing::is_refusal(&error) => {
+                    replacing.refuse(resource, subresource);
+                }
+                (answer, _) => return decode(&path, &answer?),
+            }
+        }
+        let replacing = replacing.expect("only then is a patch not sent");
+        for _ in 0..replacing::TRIES {
+            let whole = replacing.merged(resource, namespace, name, body).await?;
+            match self.update(resource, namespace, name, subresource, &whole).await {
+                Err(error) if error.is_conflict() && body["metadata"]["resourceVersion"].is_null() => {}
+                answer => return answer,
+            }
+        }
+        Err(Error::Other(format!("{path} changes faster than it can be replaced")))
     }
     /// Deletes. `Some` is the object as it stands when something still holds it (grace, finalizers) or the server
     /// returned its last state.

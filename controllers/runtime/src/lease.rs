@@ -58,6 +58,30 @@ struct LeaseSpec {
     lease_transitions: Option<i64>,
 }
 
+/// Runs `work` once the election is won, until `shutdown` or until the lease is lost; both cancel the token that it is given.
+/// Returns when it has ended, `false` if the lease was lost.
+pub async fn lead<Work: Future<Output = ()>>(
+    api: Api,
+    election: Election,
+    clock: &dyn Clock,
+    shutdown: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> Work,
+) -> bool {
+    let mut candidate = Candidate::new(api, election, clock);
+    if !candidate.acquire(shutdown).await {
+        return true;
+    }
+    let stop = shutdown.child_token();
+    let work = work(stop.clone());
+    tokio::pin!(work);
+    tokio::select! {
+        () = &mut work => return true,
+        () = candidate.hold(shutdown) => stop.cancel(),
+    }
+    work.await;
+    shutdown.is_cancelled()
+}
+
 /// One candidate.
 pub struct Candidate<'a> {
     api: Api,

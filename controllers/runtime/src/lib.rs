@@ -25,6 +25,7 @@ pub mod objects;
 pub mod quantity;
 pub mod queue;
 pub mod reflector;
+mod replacing;
 pub mod resource;
 pub mod selector;
 pub mod store;

@@ -77,12 +77,18 @@ struct Inner<T> {
 /// How many ended incarnations are remembered: far more than end while one request is answered.
 const ENDED: usize = 4096;
 
-/// The objects of one type, with indexes. Cheap to share; reads never wait for the network.
-pub struct Store<T: Object> {
+/// What all handles of one store hold together.
+struct Shared<T> {
     inner: RwLock<Inner<T>>,
     /// Held while a change is applied and told: the order of changes is the order of tellings.
     telling: Mutex<Vec<Handler<T>>>,
     synced: watch::Sender<bool>,
+}
+
+/// The objects of one type, with indexes. Cheap to share; reads never wait for the network.
+pub struct Store<T: Object> {
+    shared: Arc<Shared<T>>,
+    /// Whose writes these are.
     api: Api,
 }
 
@@ -106,11 +112,17 @@ impl<T: Object> Store<T> {
             ended: HashSet::new(),
             ended_in_order: VecDeque::new(),
         };
-        Self { inner: RwLock::new(inner), telling: Mutex::default(), synced: watch::Sender::new(false), api }
+        let shared = Shared { inner: RwLock::new(inner), telling: Mutex::default(), synced: watch::Sender::new(false) };
+        Self { shared: Arc::new(shared), api }
+    }
+
+    /// The same objects, written to as somebody else.
+    pub fn acting_as(&self, api: Api) -> Self {
+        Self { shared: self.shared.clone(), api }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner<T>> {
-        self.inner.read().expect("no panic while the store is locked")
+        self.shared.inner.read().expect("no panic while the store is locked")
     }
 
     pub fn api(&self) -> &Api {
@@ -155,7 +167,7 @@ impl<T: Object> Store<T> {
 
     /// Adds an index; adding one of the same name again does nothing.
     pub fn add_index(&self, name: &'static str, values: IndexFn<T>) {
-        let mut inner = self.inner.write().expect("no panic while the store is locked");
+        let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
         if inner.indexes.iter().any(|i| i.name == name) {
             return;
         }
@@ -170,7 +182,7 @@ impl<T: Object> Store<T> {
 
     /// Calls `handler` for every object there is (as added) and for every change from now on.
     pub fn subscribe(&self, handler: impl Fn(&Change<'_, T>) + Send + Sync + 'static) {
-        let mut handlers = self.telling.lock().expect("no handler panics");
+        let mut handlers = self.shared.telling.lock().expect("no handler panics");
         for object in self.list() {
             handler(&Change::Added(&object));
         }
@@ -178,18 +190,18 @@ impl<T: Object> Store<T> {
     }
 
     pub fn has_synced(&self) -> bool {
-        *self.synced.borrow()
+        *self.shared.synced.borrow()
     }
     /// Returns once the store has held a complete list.
     pub async fn synced(&self) {
-        let mut state = self.synced.subscribe();
+        let mut state = self.shared.synced.subscribe();
         // The sender lives in self, so waiting can only end with true.
         let _ = state.wait_for(|synced| *synced).await;
     }
 
     /// Remembers a state of an object unless a newer one is known. Returns the state that is held now.
     pub fn apply(&self, object: T) -> Arc<T> {
-        let handlers = self.telling.lock().expect("no handler panics");
+        let handlers = self.shared.telling.lock().expect("no handler panics");
         self.apply_told(&handlers, object)
     }
 
@@ -197,7 +209,7 @@ impl<T: Object> Store<T> {
         let object = Arc::new(object);
         let key = object.meta().key();
         let old = {
-            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
             if inner.gone.contains(&object.meta().uid) || inner.ended.contains(&object.meta().uid) {
                 return object;
             }
@@ -224,9 +236,9 @@ impl<T: Object> Store<T> {
 
     /// The watch said that this object is gone; `last` is its last state.
     pub(crate) fn deleted(&self, last: T) {
-        let handlers = self.telling.lock().expect("no handler panics");
+        let handlers = self.shared.telling.lock().expect("no handler panics");
         let removed = {
-            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
             inner.gone.remove(&last.meta().uid);
             inner.remember_end(&last.meta().uid);
             let key = last.meta().key();
@@ -242,9 +254,9 @@ impl<T: Object> Store<T> {
 
     /// A delete of ours ended this incarnation.
     fn ended(&self, key: &str, uid: &str) {
-        let handlers = self.telling.lock().expect("no handler panics");
+        let handlers = self.shared.telling.lock().expect("no handler panics");
         let removed = {
-            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
             match inner.objects.get(key) {
                 Some(known) if known.meta().uid == uid || uid.is_empty() => {
                     let uid = known.meta().uid.clone();
@@ -261,19 +273,19 @@ impl<T: Object> Store<T> {
 
     /// A complete list as of `version` arrived: forget what it lacks and we did not write since.
     pub(crate) fn replace(&self, items: Vec<T>, version: u64) {
-        let handlers = self.telling.lock().expect("no handler panics");
+        let handlers = self.shared.telling.lock().expect("no handler panics");
         let listed: HashSet<Key> = items.iter().map(|o| o.meta().key()).collect();
         let uids: HashSet<Str> = items.iter().map(|o| o.meta().uid.clone()).collect();
         {
             // A complete list is right about what there is, even after a restored backup.
-            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
             inner.ended.retain(|uid| !uids.contains(uid));
         }
         for item in items {
             self.apply_told(&handlers, item);
         }
         let removed: Vec<Arc<T>> = {
-            let mut inner = self.inner.write().expect("no panic while the store is locked");
+            let mut inner = self.shared.inner.write().expect("no panic while the store is locked");
             inner.gone.retain(|uid| uids.contains(uid));
             let stale: Vec<Key> = inner
                 .objects
@@ -287,7 +299,7 @@ impl<T: Object> Store<T> {
             tell(&handlers, &Change::Deleted(object));
         }
         drop(handlers);
-        self.synced.send_replace(true);
+        self.shared.synced.send_replace(true);
     }
 
     /// Creates, and remembers the answer.

@@ -28,7 +28,8 @@ mod volumes;
 
 use std::sync::Arc;
 
-use skeg_controller_runtime::{Clock, SystemClock};
+use skeg_controller_runtime::lease::{Election, lead};
+use skeg_controller_runtime::{Api, Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
 
 /// What the scheduler is told.
@@ -39,15 +40,22 @@ pub struct Config {
     /// Bindings under way at once.
     pub binders: usize,
     pub clock: Arc<dyn Clock>,
+    /// --leader-elect and its tuning; `None`: always run.
+    pub election: Option<Election>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { name: "default-scheduler".to_owned(), binders: 64, clock: Arc::new(SystemClock) }
+        Self { name: "default-scheduler".to_owned(), binders: 64, clock: Arc::new(SystemClock), election: None }
     }
 }
 
-/// Schedules until `shutdown`; then lets the bindings in hand end.
-pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) {
-    shell::run(config, client, shutdown).await;
+/// Schedules until `shutdown`; then lets the bindings in hand end. `false`: another scheduler leads now.
+pub async fn run(mut config: Config, client: kube::Client, shutdown: CancellationToken) -> bool {
+    let Some(election) = config.election.take() else {
+        shell::run(config, client, shutdown).await;
+        return true;
+    };
+    let (api, clock) = (Api::new(client.clone()), config.clock.clone());
+    lead(api, election, &*clock, &shutdown, |stop| shell::run(config, client, stop)).await
 }
