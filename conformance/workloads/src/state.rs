@@ -1,0 +1,123 @@
+//! What there is in a cluster as lines of text, one for each field, in an order and without what differs from run to run: uids,
+//! revisions, times, random names and addresses, and which of several equal nodes a pod came to.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+
+/// The lists whose objects are compared.
+const LISTS: [&str; 21] = [
+    "/api/v1/nodes",
+    "/api/v1/persistentvolumes",
+    "/api/v1/namespaces/work/configmaps",
+    "/api/v1/namespaces/work/endpoints",
+    "/api/v1/namespaces/work/persistentvolumeclaims",
+    "/api/v1/namespaces/work/pods",
+    "/api/v1/namespaces/work/replicationcontrollers",
+    "/api/v1/namespaces/work/resourcequotas",
+    "/api/v1/namespaces/work/secrets",
+    "/api/v1/namespaces/work/serviceaccounts",
+    "/api/v1/namespaces/work/services",
+    "/apis/apps/v1/namespaces/work/controllerrevisions",
+    "/apis/apps/v1/namespaces/work/daemonsets",
+    "/apis/apps/v1/namespaces/work/deployments",
+    "/apis/apps/v1/namespaces/work/replicasets",
+    "/apis/apps/v1/namespaces/work/statefulsets",
+    "/apis/autoscaling/v2/namespaces/work/horizontalpodautoscalers",
+    "/apis/batch/v1/namespaces/work/cronjobs",
+    "/apis/batch/v1/namespaces/work/jobs",
+    "/apis/discovery.k8s.io/v1/namespaces/work/endpointslices",
+    "/apis/policy/v1/namespaces/work/poddisruptionbudgets",
+];
+
+pub async fn of(cluster: &Cluster, title: &str) -> anyhow::Result<Vec<String>> {
+    let mut lines = vec![format!("# {title}")];
+    for path in LISTS {
+        let kind = path.rsplit('/').next().unwrap_or_default();
+        let mut found: Vec<String> = cluster.list(path).await?.iter().flat_map(|object| leaves(kind, object)).collect();
+        found.sort();
+        lines.extend(found);
+    }
+    Ok(lines)
+}
+
+/// One object: its kind and name, and then a field and what is in it, for each. Which item of a list it is is not said.
+pub fn leaves(kind: &str, object: &Value) -> Vec<String> {
+    let name = plain(object["metadata"]["name"].as_str().unwrap_or_default());
+    let mut lines = Vec::new();
+    walk(object, "", &mut |path, value| {
+        if !is_left_out(kind, path) {
+            lines.push(format!("{kind} {name} {path} {value}"));
+        }
+    });
+    lines
+}
+
+fn walk(value: &Value, path: &str, leaf: &mut impl FnMut(&str, String)) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            fields.iter().for_each(|(name, value)| walk(value, &format!("{path}.{name}"), leaf));
+        }
+        Value::Array(items) if !items.is_empty() => {
+            items.iter().for_each(|item| walk(item, &format!("{path}[]"), leaf));
+        }
+        Value::String(text) => leaf(path, format!("{:?}", plain(text))),
+        other => leaf(path, other.to_string()),
+    }
+}
+
+/// What may be different in each run.
+fn is_left_out(kind: &str, path: &str) -> bool {
+    let names = ["uid", "resourceVersion", "nodeName", "volumeName"];
+    path.starts_with(".metadata.managedFields")
+        || path.rsplit('.').next().is_some_and(|last| names.contains(&last))
+        // Which of two equal volumes a claim came to.
+        || path == ".spec.claimRef.name"
+        // How many changes were written at once.
+        || (kind == "endpointslices" && path == ".metadata.generation")
+        || path == ".metadata.annotations.endpoints.kubernetes.io/last-change-trigger-time"
+}
+
+/// Uids, times, the minutes that a CronJob's Jobs are named after, addresses and random endings of names.
+static RANDOM: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<uid>"),
+        (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "<time>"),
+        (r"\bhourly-\d{8}", "hourly-<minute>"),
+        (r"\b10\.(200|100|96)(\.\d+){2}\b", "<address>"),
+        (r"\b(web-[0-9a-f]{8,10}|agent|old|good|bad|web|db|kube-api-access|hourly-<minute>)-[bcdfghjklmnpqrstvwxz2456789]{5}\b", "$1-<random>"),
+    ]
+    .map(|(pattern, by)| (Regex::new(pattern).expect("the patterns are good"), by))
+    .into()
+});
+
+fn plain(text: &str) -> String {
+    RANDOM.iter().fold(text.to_owned(), |text, (pattern, by)| pattern.replace_all(&text, *by).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_differs_from_run_to_run_is_left_out() {
+        let pod = json!({"metadata": {"name": "web-7d9f8b6c5-x2x4z", "uid": "9f1b6c1e-0000-4000-8000-000000000001",
+            "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{"manager": "m"}], "resourceVersion": "7"},
+            "spec": {"nodeName": "one", "replicas": 2, "empty": {}}, "status": {"podIPs": [{"ip": "10.200.1.2"}]}});
+        let wanted = [
+            ".metadata.creationTimestamp \"<time>\"",
+            ".metadata.name \"web-7d9f8b6c5-<random>\"",
+            ".spec.empty {}",
+            ".spec.replicas 2",
+            ".status.podIPs[].ip \"<address>\"",
+        ];
+        let mut found = leaves("pods", &pod);
+        found.sort();
+        assert_eq!(found, wanted.map(|line| format!("pods web-7d9f8b6c5-<random> {line}")));
+    }
+}
