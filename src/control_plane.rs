@@ -181,7 +181,11 @@ fn spawn_loops(
         }
     });
     let client = server.client(component("system:kube-scheduler"));
-    tasks.spawn(skeg_scheduler::run(skeg_scheduler::Config::default(), client, shutdown.clone()));
+    let schedule = skeg_scheduler::run(skeg_scheduler::Config::default(), client, shutdown.clone());
+    // Without an election there is none to lose.
+    tasks.spawn(async move {
+        let _ = schedule.await;
+    });
 }
 
 /// The token with which nodes join: that of the last start, or a new one.

@@ -4,11 +4,14 @@
 
 mod agent;
 mod check;
+mod component;
 mod control_plane;
 mod datastore;
 mod images;
 mod join;
 mod kube_apiserver;
+mod kube_controller_manager;
+mod kube_scheduler;
 mod node;
 mod reset;
 mod server;
@@ -19,6 +22,7 @@ mod token;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use component::{Component, Invocation};
 use tokio_util::sync::CancellationToken;
 
 /// The Kubernetes version that Skeg speaks.
@@ -38,11 +42,14 @@ enum Command {
     /// Run a node that joins a server
     Agent(agent::Args),
     /// Run the API server alone, with kube-apiserver's flags; so does the program under that name
-    #[command(name = kube_apiserver::NAME, disable_help_flag = true)]
-    KubeApiserver {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
-        arguments: Vec<String>,
-    },
+    #[command(disable_help_flag = true)]
+    KubeApiserver(Arguments),
+    /// Run the controllers alone, with kube-controller-manager's flags; so does the program under that name
+    #[command(disable_help_flag = true)]
+    KubeControllerManager(Arguments),
+    /// Run the scheduler alone, with kube-scheduler's flags; so does the program under that name
+    #[command(disable_help_flag = true)]
+    KubeScheduler(Arguments),
     /// Show a cluster's nodes and what is wrong with them
     Status(status::Args),
     /// Say what this machine lacks for running a node, and how to get it
@@ -59,10 +66,21 @@ enum Command {
     Version,
 }
 
+/// A component's own, which it reads itself.
+#[derive(clap::Args)]
+struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+    arguments: Vec<String>,
+}
+
+/// What runs alone, under upstream's names.
+const COMPONENTS: [&Component; 3] =
+    [&kube_apiserver::COMPONENT, &kube_controller_manager::COMPONENT, &kube_scheduler::COMPONENT];
+
 /// What is to run, with all that can be wrong in its words settled.
 enum Run {
     Command(Box<Command>),
-    ApiServer(kube_apiserver::Command),
+    Component(Invocation),
 }
 
 fn main() -> ExitCode {
@@ -75,7 +93,7 @@ fn main() -> ExitCode {
     };
     let filter = match &run {
         Run::Command(_) => "warn,skeg=info,kube_runtime=error",
-        Run::ApiServer(command) => command.log_filter(),
+        Run::Component(invocation) => invocation.log_filter(),
     };
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SKEG_LOG").unwrap_or_else(|_| filter.into()))
@@ -94,7 +112,7 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match run {
             Run::Command(command) => self::run(*command).await,
-            Run::ApiServer(command) => command.run(on_signal()).await,
+            Run::Component(invocation) => invocation.run(on_signal()).await,
         }
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
@@ -110,19 +128,25 @@ fn main() -> ExitCode {
 /// The command line, read by whoever the program's name or the first word is.
 fn arguments() -> anyhow::Result<Run> {
     let mut arguments = std::env::args_os();
-    if kube_apiserver::is_named(arguments.next().as_deref()) {
+    let program = arguments.next();
+    if let Some(component) = COMPONENTS.iter().find(|component| component.is_named(program.as_deref())) {
         let arguments: Vec<String> = arguments.map(|one| one.to_string_lossy().into_owned()).collect();
-        return kube_apiserver::parse(&arguments).map(Run::ApiServer);
+        return component.parse(&arguments).map(Run::Component);
     }
-    match Cli::parse().command {
-        Command::KubeApiserver { arguments } => kube_apiserver::parse(&arguments).map(Run::ApiServer),
-        command => Ok(Run::Command(Box::new(command))),
-    }
+    let (component, given) = match Cli::parse().command {
+        Command::KubeApiserver(given) => (&kube_apiserver::COMPONENT, given),
+        Command::KubeControllerManager(given) => (&kube_controller_manager::COMPONENT, given),
+        Command::KubeScheduler(given) => (&kube_scheduler::COMPONENT, given),
+        command => return Ok(Run::Command(Box::new(command))),
+    };
+    component.parse(&given.arguments).map(Run::Component)
 }
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::KubeApiserver { .. } => unreachable!("it has been taken out of the commands"),
+        Command::KubeApiserver(_) | Command::KubeControllerManager(_) | Command::KubeScheduler(_) => {
+            unreachable!("components have been taken out of the commands")
+        }
         Command::Server(args) => server::run(args, on_signal()).await,
         Command::Agent(args) => agent::run(args, on_signal()).await,
         Command::Status(args) => status::run(args).await,

@@ -6,13 +6,10 @@
 //! ```
 
 mod flags;
-mod gates;
 mod options;
 mod runtime_config;
 
-use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,70 +19,21 @@ use skeg_server::{serving, standard};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::flags::{Given, Use};
 use self::options::Options;
+use crate::component;
 
 /// The name under which the program is this component and nothing else.
 pub const NAME: &str = "kube-apiserver";
 /// How often the files of the serving certificate are looked at.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// Whether the program was started by this component's name.
-pub fn is_named(program: Option<&OsStr>) -> bool {
-    program.and_then(|program| Path::new(program).file_name()).is_some_and(|name| name == NAME)
-}
-
-/// A command line, read.
-pub struct Command(Given);
-
-/// Reads the flags; an error is for whoever wrote them.
-pub fn parse(arguments: &[String]) -> anyhow::Result<Command> {
-    flags::parse(arguments).map(Command)
-}
-
-impl Command {
-    /// What the log shows, by `--v`.
-    pub fn log_filter(&self) -> &'static str {
-        match self.0.text("v").and_then(|level| level.parse::<i64>().ok()).unwrap_or(0) {
-            ..2 => "warn,skeg=info,skeg_server=info,skeg_storage=info",
-            2..4 => "info",
-            4..8 => "info,skeg=debug,skeg_server=debug,skeg_storage=debug",
-            8.. => "debug,skeg=trace,skeg_server=trace,skeg_storage=trace",
-        }
-    }
-
-    /// Runs until the signal; answers `--version` and `--help` at once.
-    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let given = self.0;
-        if given.flag("help", false) {
-            println!("{}", help());
-            return Ok(());
-        }
-        if let Some(version) = given.text("version").filter(|version| *version != "false") {
-            anyhow::ensure!(matches!(version, "true" | "raw"), "invalid argument {version:?} for \"--version\" flag");
-            println!("Kubernetes {}", skeg_server::GIT_VERSION);
-            return Ok(());
-        }
-        for name in given.without_effect() {
-            tracing::info!("--{name} tunes what this server has no counterpart of: it has no effect");
-        }
-        serve(options::read(&given)?, shutdown).await
-    }
-}
-
-fn help() -> String {
-    let mut text =
-        "Serves the Kubernetes API, as kube-apiserver does.\n\nUsage:\n  kube-apiserver [flags]\n\nFlags:".to_owned();
-    for (name, meaning) in flags::names() {
-        let note = match meaning {
-            Use::Honoured => String::new(),
-            Use::Tunes => "  (has no effect)".to_owned(),
-            Use::Only(value) => format!("  (only {value})"),
-        };
-        text.push_str(&format!("\n  --{name}{note}"));
-    }
-    text
-}
+/// The component.
+pub const COMPONENT: component::Component = component::Component {
+    name: NAME,
+    about: "Serves the Kubernetes API, as kube-apiserver does.",
+    flags: flags::FLAGS,
+    run: |given, shutdown| Box::pin(async move { serve(options::read(&given)?, shutdown).await }),
+};
 
 async fn serve(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let address = SocketAddr::new(options.bind, options.port);
@@ -119,7 +67,7 @@ async fn serve(options: Options, shutdown: CancellationToken) -> anyhow::Result<
 
 /// Takes up a serving certificate that was replaced on disk.
 async fn follow(
-    files: options::CertificateFiles,
+    files: component::CertificateFiles,
     mut current: Issued,
     certificate: serving::tls::ServingCertificate,
     stop: CancellationToken,

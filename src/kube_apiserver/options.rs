@@ -21,8 +21,9 @@ use skeg_server::server::Limits;
 use skeg_server::trust::{FrontProxy, KubeletTrust, Trust};
 use skeg_server::{serving, standard};
 
-use super::flags::Given;
-use super::{gates, runtime_config};
+use super::runtime_config;
+use crate::component::flags::Given;
+use crate::component::{CertificateFiles, gates, text};
 use crate::datastore::DatastoreArgs;
 
 pub struct Options {
@@ -37,38 +38,6 @@ pub struct Options {
     pub serving_files: Option<CertificateFiles>,
     pub connections: serving::Limits,
     pub shutdown_delay: Duration,
-}
-
-/// A certificate and its key as two files.
-pub struct CertificateFiles {
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-impl CertificateFiles {
-    /// Both, when they are given; one alone is an error.
-    fn of(given: &Given, certificate: &str, key: &str) -> anyhow::Result<Option<Self>> {
-        match (given.path(certificate), given.path(key)) {
-            (Some(certificate), Some(key)) => Ok(Some(CertificateFiles { certificate, key })),
-            (None, None) => Ok(None),
-            _ => bail!("--{certificate} and --{key} belong together"),
-        }
-    }
-
-    pub fn read(&self) -> anyhow::Result<Issued> {
-        let issued = Issued { certificate_pem: text(&self.certificate)?, key_pem: text(&self.key)? };
-        ensure!(
-            !pki::certificates(&issued.certificate_pem).is_empty(),
-            "no certificate in {}",
-            self.certificate.display()
-        );
-        ensure!(pki::private_key(&issued.key_pem).is_some(), "no private key in {}", self.key.display());
-        Ok(issued)
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The text of a file of authorities, which must have one.
@@ -381,7 +350,7 @@ fn own_certificate(given: &Given, edge: &EdgeOptions) -> anyhow::Result<Issued> 
     let dir = given.path("cert-dir").unwrap_or_else(|| PathBuf::from("/var/run/kubernetes"));
     let (certificate, key) = (dir.join("apiserver.crt"), dir.join("apiserver.key"));
     if certificate.exists() && key.exists() {
-        return CertificateFiles { certificate, key }.read();
+        return CertificateFiles::new(certificate, key).read();
     }
     let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned);
     let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), edge.advertise];
@@ -399,11 +368,13 @@ fn own_certificate(given: &Given, edge: &EdgeOptions) -> anyhow::Result<Issued> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::flags;
+    use super::super::flags::FLAGS;
     use super::*;
+    use crate::component::flags;
 
     fn given(line: &str) -> Given {
-        flags::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).unwrap()
+        flags::parse(super::super::NAME, FLAGS, &line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .unwrap()
     }
 
     #[test]
