@@ -15,6 +15,8 @@ pub const UPSTREAM: &str = "upstream";
 const SKEG_PORT: u16 = 26443;
 const UPSTREAM_PORT: u16 = 26444;
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long processes may take to end by themselves.
+const GRACE: Duration = Duration::from_secs(10);
 
 pub enum Side<'a> {
     Skeg(&'a Args),
@@ -171,12 +173,7 @@ impl<'a> Server<'a> {
             }
             Hold::Script(script) => {
                 let script = *script;
-                for (_, pid) in self.pids()? {
-                    terminate(pid);
-                }
-                while !self.pids()?.iter().all(|(_, pid)| !running(*pid)) {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
+                end_all(&self.pids()?);
                 // control-plane.sh takes a process that has ended and is not reaped yet for one that runs.
                 for name in ["etcd", "apiserver", "controller-manager", "scheduler"] {
                     let _ = fs::remove_file(args.work.join(format!("upstream/{name}.pid")));
@@ -233,8 +230,26 @@ fn reset(args: &Args) -> anyhow::Result<()> {
     remove(&dir)
 }
 
+/// Ends these, by force those that take too long: a kube-apiserver whose etcd is gone waits a minute for it.
+fn end_all(pids: &[(String, u32)]) {
+    pids.iter().for_each(|(_, pid)| terminate(*pid));
+    let begun = Instant::now();
+    let mut forced = false;
+    while pids.iter().any(|(_, pid)| running(*pid)) {
+        if !forced && begun.elapsed() > GRACE {
+            pids.iter().for_each(|(_, pid)| signal(*pid, "-KILL"));
+            forced = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn terminate(pid: u32) {
-    let _ = Command::new("kill").arg(pid.to_string()).stderr(Stdio::null()).status();
+    signal(pid, "-TERM");
+}
+
+fn signal(pid: u32, signal: &str) {
+    let _ = Command::new("kill").arg(signal).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
 fn running(pid: u32) -> bool {
