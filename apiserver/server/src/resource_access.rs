@@ -185,17 +185,11 @@ impl Resources for Access {
     }
 
     fn follow(&self, resource: &GroupResource) -> BoxStream<'static, Change> {
-        let state = Following {
-            server: self.0.clone(),
-            resource: (resource.group.to_string(), resource.resource.to_string()),
-            queue: Vec::new(),
-            watch: None,
-        };
-        futures::stream::unfold(state, |mut state| async move {
-            let change = state.next().await;
-            Some((change, state))
-        })
-        .boxed()
+        Following::new(&self.0, resource, None).changes()
+    }
+
+    fn follow_having(&self, resource: &GroupResource, field: &'static str) -> BoxStream<'static, Change> {
+        Following::new(&self.0, resource, Some(field)).changes()
     }
 }
 
@@ -206,12 +200,35 @@ struct Following {
     server: Arc<Server>,
     /// Group and plural name.
     resource: (String, String),
+    /// A selectable field that must not be empty.
+    field: Option<&'static str>,
     /// What is to be delivered next, last first.
     queue: Vec<Change>,
     watch: Option<CacheWatch<Decoder>>,
 }
 
 impl Following {
+    fn new(server: &Arc<Server>, resource: &GroupResource, field: Option<&'static str>) -> Self {
+        let resource = (resource.group.to_string(), resource.resource.to_string());
+        Following { server: server.clone(), resource, field, queue: Vec::new(), watch: None }
+    }
+
+    fn changes(self) -> BoxStream<'static, Change> {
+        futures::stream::unfold(self, |mut state| async move {
+            let change = state.next().await;
+            Some((change, state))
+        })
+        .boxed()
+    }
+
+    /// Which objects are told of.
+    fn matches(&self, resource: &Resource) -> Arc<dyn Fn(&Item) -> bool + Send + Sync> {
+        let place = |label| resource.spec.selectable_fields.iter().position(|field| field.label == label);
+        let Some(place) = self.field.and_then(place) else { return Arc::new(|_: &Item| true) };
+        let fields = resource.cache.fields.clone();
+        Arc::new(move |item: &Item| !fields.value(item, place).is_empty())
+    }
+
     async fn next(&mut self) -> Change {
         loop {
             if let Some(change) = self.queue.pop() {
@@ -246,7 +263,7 @@ impl Following {
                 let request = WatchRequest {
                     prefix: Bytes::copy_from_slice(resource.prefix().as_bytes()),
                     start: Start::Snapshot(Read::Consistent),
-                    matches: Arc::new(|_: &Item| true),
+                    matches: self.matches(&resource),
                     index: None,
                 };
                 match resource.cache.cacher.watch(request).await {

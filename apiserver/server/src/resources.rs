@@ -90,4 +90,10 @@ pub trait Resources: Send + Sync + 'static {
 
     /// Every object, then every change, for as long as it is polled; lists again by itself after an error.
     fn follow(&self, resource: &GroupResource) -> BoxStream<'static, Change>;
+
+    /// The same for the objects in which a selectable field is set: what has none yet, or has none any more, costs nothing or is
+    /// reported as deleted.
+    fn follow_having(&self, resource: &GroupResource, _field: &'static str) -> BoxStream<'static, Change> {
+        self.follow(resource)
+    }
 }

@@ -53,7 +53,13 @@ impl NodeAuthorizer {
     /// Follows what the graph is made of until `shutdown`.
     pub async fn run(self: Arc<Self>, resources: Arc<dyn Resources>, shutdown: CancellationToken) {
         let follow = FOLLOWED.map(|(group, resource, kind)| {
-            self.clone().follow(resource, kind, resources.follow(&GroupResource::from_static(group, resource)))
+            let resources_of = GroupResource::from_static(group, resource);
+            // A pod without a node gives nobody access.
+            let changes = match kind {
+                Kind::Pod => resources.follow_having(&resources_of, "spec.nodeName"),
+                _ => resources.follow(&resources_of),
+            };
+            self.clone().follow(resource, kind, changes)
         });
         tokio::select! {
             _ = futures::future::join_all(follow) => {}
