@@ -25,6 +25,10 @@ use clap::{Parser, Subcommand};
 use component::{Component, Invocation};
 use tokio_util::sync::CancellationToken;
 
+/// A request allocates much and keeps little: glibc's allocator took a quarter of the time of a write.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The Kubernetes version that Skeg speaks.
 const KUBERNETES_VERSION: &str = "v1.36.3";
 
