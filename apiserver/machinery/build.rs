@@ -1,8 +1,10 @@
 //! Turns schema/kubernetes.txt (facts about every built-in type, written by hack/schema-gen) into `static` rows with
-//! offsets into one text, so that the table costs nothing at start and holds no pointers to relocate.
+//! offsets into one text, so that the table costs nothing at start and holds no pointers to relocate. The descriptions of
+//! the same types, which only documents of OpenAPI hold, are compressed.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::{env, fs, path::Path};
 
 /// Row words in the order of the Rust structs in src/schema/table.rs.
@@ -51,6 +53,17 @@ fn main() {
     }
     let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join("kubernetes.rs");
     fs::write(out, table.render()).expect("OUT_DIR is writable");
+    compress("schema/descriptions.txt", "descriptions.gz");
+}
+
+fn compress(from: &str, to: &str) {
+    println!("cargo::rerun-if-changed={from}");
+    let text = fs::read(from).unwrap_or_else(|_| panic!("{from} is part of the crate"));
+    let out = Path::new(&env::var("OUT_DIR").expect("cargo sets OUT_DIR")).join(to);
+    let file = fs::File::create(out).expect("OUT_DIR is writable");
+    let mut encoder = flate2::write::GzEncoder::new(file, flate2::Compression::new(9));
+    encoder.write_all(&text).expect("OUT_DIR is writable");
+    encoder.finish().expect("OUT_DIR is writable");
 }
 
 impl Table {

@@ -8,6 +8,14 @@
 //	T model-name go-type flags
 //	F json-name go-name protobuf-number shape flags [key=value ...]
 //	K group version kind model-name
+//
+// With -texts it writes what people read of them instead, and what only OpenAPI tells; texts are JSON strings:
+//
+//	T model-name
+//	D text
+//	U x-kubernetes-unions
+//	F json-name text
+//	L json-name list-type     of a member that is no list in JSON
 package main
 
 import (
@@ -30,6 +38,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	apiversion "k8s.io/apimachinery/pkg/version"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-openapi/pkg/common"
@@ -76,7 +85,55 @@ func main() {
 	}
 	out := bufio.NewWriter(os.Stdout)
 	defer out.Flush()
+	if len(os.Args) > 1 && os.Args[1] == "-texts" {
+		g.texts(out)
+		return
+	}
 	g.write(out)
+}
+
+// texts writes the descriptions of the types that the table names, and of the scalars among them.
+func (g *generator) texts(out *bufio.Writer) {
+	quoted := func(value any) string {
+		text, err := json.Marshal(value)
+		must(err)
+		return string(text)
+	}
+	names := make([]string, 0, len(g.types)+len(scalars))
+	for name := range g.types {
+		names = append(names, name)
+	}
+	for t := range scalars {
+		names = append(names, g.name(t))
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		definition, has := g.definitions[name]
+		if !has {
+			continue
+		}
+		fmt.Fprintf(out, "T\t%s\n", name)
+		if text := definition.Schema.Description; text != "" {
+			fmt.Fprintf(out, "D\t%s\n", quoted(text))
+		}
+		if unions, ok := definition.Schema.Extensions["x-kubernetes-unions"]; ok {
+			fmt.Fprintf(out, "U\t%s\n", quoted(unions))
+		}
+		properties := make([]string, 0, len(definition.Schema.Properties))
+		for property := range definition.Schema.Properties {
+			properties = append(properties, property)
+		}
+		sort.Strings(properties)
+		for _, property := range properties {
+			if text := definition.Schema.Properties[property].Description; text != "" {
+				fmt.Fprintf(out, "F\t%s\t%s\n", property, quoted(text))
+			}
+			list, listed := definition.Schema.Properties[property].Extensions["x-kubernetes-list-type"].(string)
+			if listed && definition.Schema.Properties[property].Type.Contains("string") {
+				fmt.Fprintf(out, "L\t%s\t%s\n", property, list)
+			}
+		}
+	}
 }
 
 func (g *generator) roots() {
@@ -108,6 +165,7 @@ func (g *generator) roots() {
 	}
 	for _, t := range []reflect.Type{
 		reflect.TypeFor[metav1.ObjectMeta](), reflect.TypeFor[metav1.LabelSelector](), reflect.TypeFor[metav1.Condition](),
+		reflect.TypeFor[apiversion.Info](),
 	} {
 		g.add(t)
 	}
@@ -235,6 +293,9 @@ func propertyFacts(f reflect.StructField, property spec.Schema) (facts []string)
 	enums := property.Enum
 	if property.Items != nil && property.Items.Schema != nil && len(property.Items.Schema.Enum) > 0 {
 		enums = property.Items.Schema.Enum
+	}
+	if values := property.AdditionalProperties; values != nil && values.Schema != nil && len(values.Schema.Enum) > 0 {
+		enums = values.Schema.Enum
 	}
 	if len(enums) > 0 {
 		values := make([]string, len(enums))

@@ -11,16 +11,19 @@ use std::sync::Mutex;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LOCATION, VARY};
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, VARY,
+};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use skeg_catalog::spec::{Subresource, Verb};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
-use skeg_machinery::openapi::{self, Discovery, Encoding, ResourcePaths, SubresourcePaths};
+use skeg_machinery::openapi::{self, Encoding, Information, ResourcePaths, SubresourcePaths};
 use skeg_machinery::status::Status;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -38,6 +41,8 @@ pub struct OpenApi {
     build: Build,
     documents: Mutex<HashMap<String, (String, Bytes)>>,
     v2: Mutex<V2Documents>,
+    /// Since when each document is what its hash says.
+    since: Mutex<HashMap<String, (String, DateTime<Utc>)>>,
 }
 
 #[derive(Default)]
@@ -66,10 +71,24 @@ pub fn serve(
     }
     let below = path.strip_prefix(ROOT)?;
     if below.is_empty() {
-        return Some(Ok(index(openapi, snapshot, aggregation, headers)));
+        return Some(Ok(index(openapi, snapshot, aggregation)));
     }
-    let source = source(snapshot, below.strip_prefix('/')?)?;
-    Some(Ok(document(openapi, &source, headers, query)))
+    let name = below.strip_prefix('/')?;
+    match source(snapshot, name) {
+        Some(source) => Some(Ok(document(openapi, &source, headers, query))),
+        None if is_elsewhere(aggregation, name) => None,
+        None => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            Some(Ok(response))
+        }
+    }
+}
+
+/// Whether another server answers for a document.
+fn is_elsewhere(aggregation: Option<&Aggregation>, name: &str) -> bool {
+    let ["apis", group, ..] = name.split('/').collect::<Vec<_>>()[..] else { return false };
+    aggregation.map(Aggregation::groups).unwrap_or_default().iter().any(|(known, _)| known == group)
 }
 
 /// What a v3 document is derived from.
@@ -82,7 +101,7 @@ struct Source {
 #[derive(Debug)]
 enum Of {
     Version(GroupVersion, Vec<ResourcePaths>),
-    Discovery(Discovery),
+    Information(Information),
 }
 
 impl Source {
@@ -96,7 +115,7 @@ impl Source {
     fn document(&self) -> Value {
         match &self.of {
             Of::Version(gv, resources) => openapi::v3_document(gv, resources),
-            Of::Discovery(discovery) => openapi::v3_discovery(discovery),
+            Of::Information(information) => openapi::v3_information(information),
         }
     }
 
@@ -109,12 +128,15 @@ impl Source {
 
 /// The source of one document by name.
 fn source(snapshot: &Snapshot, name: &str) -> Option<Source> {
-    let discovery = |of| Some(Source { name: name.to_owned(), of: Of::Discovery(of) });
+    let told = |of| Some(Source { name: name.to_owned(), of: Of::Information(of) });
     match name.split('/').collect::<Vec<_>>()[..] {
-        ["api"] => discovery(Discovery::Core),
-        ["apis"] => discovery(Discovery::Groups),
+        ["api"] => told(Information::Core),
+        ["apis"] => told(Information::Groups),
+        ["version"] => told(Information::Version),
+        [".well-known", "openid-configuration"] => told(Information::Issuer),
+        ["openid", "v1", "jwks"] => told(Information::IssuerKeys),
         ["api", version] => Source::version(snapshot, "", version),
-        ["apis", group] if !group.is_empty() => discovery(Discovery::Group(snapshot.group(group)?.name.clone())),
+        ["apis", group] if !group.is_empty() => told(Information::Group(snapshot.group(group)?.name.clone())),
         ["apis", group, version] if !group.is_empty() => Source::version(snapshot, group, version),
         _ => None,
     }
@@ -122,7 +144,8 @@ fn source(snapshot: &Snapshot, name: &str) -> Option<Source> {
 
 /// The sources of all documents.
 fn sources(snapshot: &Snapshot) -> Vec<Source> {
-    let mut names = vec!["api".to_owned(), "apis".to_owned()];
+    let beside = [".well-known/openid-configuration", "api", "apis", "openid/v1/jwks", "version"];
+    let mut names: Vec<String> = beside.map(str::to_owned).into();
     for group in &snapshot.groups {
         let root = if group.name.is_empty() { "api".to_owned() } else { format!("apis/{}", group.name) };
         names.extend(group.versions.iter().map(|version| format!("{root}/{}", version.version)));
@@ -131,7 +154,7 @@ fn sources(snapshot: &Snapshot) -> Vec<Source> {
     names.iter().filter_map(|name| source(snapshot, name)).collect()
 }
 
-fn index(openapi: &OpenApi, snapshot: &Snapshot, aggregation: Option<&Aggregation>, headers: &HeaderMap) -> Response {
+fn index(openapi: &OpenApi, snapshot: &Snapshot, aggregation: Option<&Aggregation>) -> Response {
     let mut paths = Map::new();
     let sources = sources(snapshot);
     openapi.keep(&sources.iter().map(|source| source.name.clone()).collect());
@@ -147,16 +170,16 @@ fn index(openapi: &OpenApi, snapshot: &Snapshot, aggregation: Option<&Aggregatio
         }
     }
     let body = serde_json::to_vec(&json!({"paths": paths})).expect("a JSON tree serializes");
-    let etag = format!("\"{:X}\"", Sha512::digest(&body));
-    let unchanged = has_already(headers, &etag);
-    let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(body) });
-    if unchanged {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
-    let own = response.headers_mut();
-    own.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    own.insert(ETAG, HeaderValue::from_str(&etag).expect("a hash in quotes is a header value"));
+    let mut response = Response::new(Body::from(body));
+    // Upstream leaves its type to be guessed, and makes it anew each time.
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    insert_last_modified(&mut response, Utc::now());
     response
+}
+
+fn insert_last_modified(response: &mut Response, time: DateTime<Utc>) {
+    let time = time.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    response.headers_mut().insert(LAST_MODIFIED, HeaderValue::from_str(&time).expect("a date is a header value"));
 }
 
 fn relative_url(name: &str, hash: &str) -> String {
@@ -217,7 +240,7 @@ fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Que
             return response;
         }
         Some(_) => {
-            let year = chrono::Utc::now() + chrono::Duration::days(365);
+            let year = Utc::now() + chrono::Duration::days(365);
             let expires = year.format("%a, %d %b %Y %H:%M:%S UTC").to_string();
             let own = response.headers_mut();
             own.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -225,6 +248,7 @@ fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Que
         }
     }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    insert_last_modified(&mut response, openapi.since(&source.name, &hash));
     if has_already(headers, &etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
@@ -260,8 +284,8 @@ fn insert_body(response: &mut Response, compressed: Bytes, headers: &HeaderMap) 
 /// The document of everything. Its ETag is that of both encodings, as upstream's is.
 fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     let mut response = Response::new(Body::empty());
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     let Some(encoding) = v2_encoding(headers) else {
+        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
         *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
         return response;
     };
@@ -271,6 +295,7 @@ fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     let etag = insert_etag(&mut response, &hash);
     let own = response.headers_mut();
     own.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    own.append(VARY, HeaderValue::from_static("Accept"));
     own.insert(
         CONTENT_TYPE,
         HeaderValue::from_static(match encoding {
@@ -278,6 +303,7 @@ fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
             Encoding::Protobuf => V2_PROTOBUF,
         }),
     );
+    insert_last_modified(&mut response, openapi.since(V2, &hash));
     if has_already(headers, &etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return response;
@@ -316,7 +342,7 @@ fn compress(document: &[u8]) -> Bytes {
 
 impl OpenApi {
     pub fn new(build: Build) -> OpenApi {
-        OpenApi { build, documents: Mutex::default(), v2: Mutex::default() }
+        OpenApi { build, documents: Mutex::default(), v2: Mutex::default(), since: Mutex::default() }
     }
 
     /// Made by one caller for all: while it is being made the others wait, rather than make it too.
@@ -346,9 +372,19 @@ impl OpenApi {
         compressed
     }
 
+    fn since(&self, name: &str, hash: &str) -> DateTime<Utc> {
+        let mut since = self.since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match since.get(name) {
+            Some((of, time)) if of == hash => *time,
+            _ => since.entry(name.to_owned()).insert_entry((hash.to_owned(), Utc::now())).get().1,
+        }
+    }
+
     /// Forgets the documents of what is no longer served.
     fn keep(&self, names: &HashSet<String>) {
         let mut documents = self.documents.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         documents.retain(|name, _| names.contains(name));
+        let mut since = self.since.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        since.retain(|name, _| names.contains(name) || name == V2);
     }
 }

@@ -11,7 +11,7 @@ use crate::normal;
 use crate::request::Answer;
 
 /// What clients read of the headers.
-const HEADERS: [&str; 12] = [
+const HEADERS: [&str; 11] = [
     "content-type",
     "warning",
     "location",
@@ -23,11 +23,12 @@ const HEADERS: [&str; 12] = [
     "x-content-type-options",
     "x-kubernetes-pf-flowschema-uid",
     "x-kubernetes-pf-prioritylevel-uid",
-    "last-modified",
 ];
 /// Only that they are there.
-const PRESENT: [&str; 2] = ["etag", "audit-id"];
+const PRESENT: [&str; 3] = ["etag", "audit-id", "last-modified"];
+/// As many differences are told of one answer; documents of OpenAPI hold many types, so that all of theirs are.
 const MOST: usize = 40;
+const ALL: usize = 100_000;
 
 /// One thing that differs: where, and what either side has there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,6 @@ pub fn compare(skeg: &Answer, upstream: &Answer) -> Vec<Difference> {
         }
     }
     bodies(skeg, upstream, &mut found);
-    found.truncate(MOST);
     found
 }
 
@@ -96,7 +96,11 @@ fn bodies(skeg: &Answer, upstream: &Answer, found: &mut Vec<Difference>) {
             }
             for at in 0..left.len().max(right.len()) {
                 let place = if left.len().max(right.len()) > 1 { format!("[{at}]") } else { String::new() };
-                diff(&place, left.get(at), right.get(at), found);
+                let most = right.get(at).map_or(MOST, most);
+                let mut told = Vec::new();
+                diff(&place, left.get(at), right.get(at), most, &mut told);
+                told.truncate(most);
+                found.append(&mut told);
             }
         }
         _ => {
@@ -107,6 +111,10 @@ fn bodies(skeg: &Answer, upstream: &Answer, found: &mut Vec<Difference>) {
             }
         }
     }
+}
+
+fn most(document: &Value) -> usize {
+    if document["openapi"].is_string() || document["swagger"].is_string() { ALL } else { MOST }
 }
 
 fn is_failure(value: &Value) -> bool {
@@ -160,7 +168,7 @@ fn failures(left: &Value, right: &Value, found: &mut Vec<Difference>) {
         value
     };
     let mut others = Vec::new();
-    diff("", Some(&rest(left)), Some(&rest(right)), &mut others);
+    diff("", Some(&rest(left)), Some(&rest(right)), MOST, &mut others);
     found.extend(
         others
             .into_iter()
@@ -169,18 +177,18 @@ fn failures(left: &Value, right: &Value, found: &mut Vec<Difference>) {
 }
 
 /// Element by element; indexes of lists are not told, so that equal differences have equal lines.
-fn diff(place: &str, left: Option<&Value>, right: Option<&Value>, found: &mut Vec<Difference>) {
-    if found.len() > MOST || left == right {
+fn diff(place: &str, left: Option<&Value>, right: Option<&Value>, most: usize, found: &mut Vec<Difference>) {
+    if found.len() > most || left == right {
         return;
     }
     match (left, right) {
         (Some(Value::Object(left)), Some(Value::Object(right))) => {
             let keys: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
             for key in keys {
-                diff(&format!("{place}.{key}"), left.get(key), right.get(key), found);
+                diff(&format!("{place}.{key}"), left.get(key), right.get(key), most, found);
             }
         }
-        (Some(Value::Array(left)), Some(Value::Array(right))) => arrays(place, left, right, found),
+        (Some(Value::Array(left)), Some(Value::Array(right))) => arrays(place, left, right, most, found),
         _ => {
             let text = |value: Option<&Value>| value.map_or("(none)".to_owned(), |value| brief(&value.to_string()));
             found.push(Difference::new(format!("body {place}"), text(left), text(right)));
@@ -189,7 +197,7 @@ fn diff(place: &str, left: Option<&Value>, right: Option<&Value>, found: &mut Ve
 }
 
 /// Lists of named things are compared by name, so that one missing element is one difference.
-fn arrays(place: &str, left: &[Value], right: &[Value], found: &mut Vec<Difference>) {
+fn arrays(place: &str, left: &[Value], right: &[Value], most: usize, found: &mut Vec<Difference>) {
     let name = |value: &Value| {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         text(value.pointer("/metadata/name")).or_else(|| text(value.get("name"))).or_else(|| text(value.get("manager")))
@@ -203,12 +211,12 @@ fn arrays(place: &str, left: &[Value], right: &[Value], found: &mut Vec<Differen
     {
         let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         for key in keys {
-            diff(&format!("{place}[{key}]"), a.get(key), b.get(key), found);
+            diff(&format!("{place}[{key}]"), a.get(key), b.get(key), most, found);
         }
         return;
     }
     for at in 0..left.len().max(right.len()) {
-        diff(&format!("{place}[]"), left.get(at), right.get(at), found);
+        diff(&format!("{place}[]"), left.get(at), right.get(at), most, found);
     }
 }
 
@@ -244,6 +252,17 @@ mod tests {
         let (left, right) = (answer(200, r#"{"spec":{"a":[1,2]}}"#), answer(200, r#"{"spec":{"a":[1,3]},"b":1}"#));
         let told = |aspect: &str, skeg: &str, upstream: &str| Difference::new(aspect, skeg, upstream);
         assert_eq!(compare(&left, &right), [told("body .b", "(none)", "1"), told("body .spec.a[]", "2", "3")]);
+    }
+
+    #[test]
+    fn every_difference_of_an_openapi_document_is_told() {
+        let document = |text: &str| {
+            let schemas: Vec<String> = (0..200).map(|at| format!(r#""T{at:03}":"{text}""#)).collect();
+            format!(r#"{{"openapi":"3.0.0","components":{{"schemas":{{{}}}}}}}"#, schemas.join(","))
+        };
+        let told = compare(&answer(200, &document("a")), &answer(200, &document("b")));
+        assert_eq!(told.len(), 200);
+        assert_eq!(told[199], Difference::new("body .components.schemas.T199", "\"a\"", "\"b\""));
     }
 
     #[test]

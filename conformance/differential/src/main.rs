@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! discovery + fixtures + schema ─▶ generate ─▶ Scenario ─▶ run ─▶ (Answer, Answer) ─▶ normal ─▶ compare ─▶ Difference
+//! index of OpenAPI v3 ──────────▶ openapi ──────▲
 //! cases/*.http ─────────────────▶ written ──────▲                                             known.txt ──▶ report
 //! ```
 
@@ -11,6 +12,7 @@ mod compare;
 mod generate;
 mod known;
 mod normal;
+mod openapi;
 mod report;
 mod request;
 mod resources;
@@ -92,6 +94,7 @@ async fn scenarios(args: &Args, upstream: &Side) -> anyhow::Result<Vec<Scenario>
     };
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
     let mut found = written(&args.cases.join("cases"))?;
+    found.push(openapi::scenario(upstream).await?);
     for resource in resources::served(upstream, &args.fixtures).await? {
         found.push(generate::scenario(&resource, limits));
     }

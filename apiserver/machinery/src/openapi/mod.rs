@@ -3,10 +3,12 @@
 
 mod custom;
 mod descriptions;
+mod parameters;
 mod paths;
 mod schemas;
 mod v2;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -14,12 +16,16 @@ use serde_json::{Map, Value, json};
 use crate::gvk::{GroupVersion, GroupVersionKind};
 use crate::schema::{Schema, TypeRef};
 
+use descriptions::Texts;
+use parameters::Options;
+
 pub use custom::CustomSchema;
 pub use schemas::components;
 pub use v2::{Encoding, V2};
 
 const TITLE: &str = "Kubernetes";
-const VERSION: &str = "v1.36.3";
+/// Without the patch.
+const VERSION: &str = "1.36";
 
 /// A resource to describe.
 #[derive(Clone, Debug)]
@@ -49,70 +55,102 @@ pub struct SubresourcePaths {
     pub verbs: Vec<String>,
 }
 
-/// What is above the versions, each with a document of its own.
+/// What is above the versions or beside them, each with a document of its own.
 #[derive(Clone, Debug)]
-pub enum Discovery {
+pub enum Information {
     /// /api
     Core,
     /// /apis
     Groups,
     /// /apis/GROUP
     Group(String),
+    /// /version
+    Version,
+    /// /.well-known/openid-configuration
+    Issuer,
+    /// /openid/v1/jwks
+    IssuerKeys,
 }
 
 /// The document of one of them.
-pub fn v3_discovery(of: &Discovery) -> Value {
-    let (paths, model) = paths::discovery(of);
-    let model = Schema::kubernetes().type_named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{model}"));
+pub fn v3_information(of: &Information) -> Value {
+    let (paths, model) = paths::information(of);
+    let model = model.and_then(|model| Schema::kubernetes().type_named(model));
     assemble(paths, components(model.as_slice()))
 }
 
 /// The document of one group and version.
 pub fn v3_document(gv: &GroupVersion, resources: &[ResourcePaths]) -> Value {
     let schema = Schema::kubernetes();
-    let mut roots: Vec<TypeRef> = Vec::new();
-    for resource in resources {
-        let list = format!("{}List", resource.kind);
-        roots.extend(
-            [resource.kind.as_str(), &list].iter().filter_map(|kind| schema.lookup(&gv.kind(kind.to_string()))),
-        );
-        roots.extend(resource.subresources.iter().filter_map(|sub| schema.lookup(&sub.gvk)));
-    }
-    for name in ["APIResourceList", "DeleteOptions", "Status"] {
-        roots.extend(schema.type_named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}")));
-    }
-    let mut schemas = components(&roots);
+    let texts = Texts::read();
+    let custom = |gvk: &GroupVersionKind| resources.iter().find_map(|resource| resource.custom.as_ref()?.model(gvk));
+    let model = |gvk: &GroupVersionKind| custom(gvk).or_else(|| schema.lookup(gvk).map(|ty| ty.name().to_owned()));
+    let mut all = paths::paths(gv, resources, &model, &Options::new(&texts));
+    all.sort_keys();
+    let mut named = BTreeSet::new();
+    all.values().for_each(|item| references(item, &mut named));
+    let roots: Vec<TypeRef> = named.iter().filter_map(|name| schema.type_named(name)).collect();
+    let mut schemas = schemas::described(&roots, &texts);
     for custom in resources.iter().filter_map(|resource| resource.custom.as_ref()) {
         custom.add_to(&mut schemas);
     }
-    let custom = |gvk: &GroupVersionKind| resources.iter().find_map(|resource| resource.custom.as_ref()?.model(gvk));
-    let model = |gvk: &GroupVersionKind| custom(gvk).or_else(|| schema.lookup(gvk).map(|ty| ty.name().to_owned()));
-    document(gv, resources, schemas, &model)
-}
-
-/// The document with its schemas. `model` names the schema of a kind.
-fn document(
-    gv: &GroupVersion,
-    resources: &[ResourcePaths],
-    mut schemas: Map<String, Value>,
-    model: &dyn Fn(&GroupVersionKind) -> Option<String>,
-) -> Value {
-    schemas.insert("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".into(), json!({"type": "object"}));
+    if named.contains(PATCH) {
+        schemas.insert(PATCH.into(), patch(&texts));
+    }
+    for name in EVERYWHERE {
+        let Some(model) = schemas.get_mut(&format!("{META}{name}")) else { continue };
+        let core = GroupVersion::from_static("", "v1");
+        let mut kinds = vec![kind_of(&core, name)];
+        kinds.extend((*gv != core).then(|| kind_of(gv, name)));
+        model[GVK] = kinds.into();
+    }
     schemas.sort_keys();
-    let mut all = paths::paths(gv, resources, model);
-    all.sort_keys();
     assemble(all, schemas)
 }
 
+/// Kinds that every group and version has.
+const EVERYWHERE: [&str; 2] = ["DeleteOptions", "WatchEvent"];
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+const GVK: &str = "x-kubernetes-group-version-kind";
+
+fn kind_of(gv: &GroupVersion, kind: &str) -> Value {
+    json!({"group": gv.group, "kind": kind, "version": gv.version})
+}
+
+/// Anything at all: its content type says what it is.
+fn patch(texts: &Texts) -> Value {
+    let mut patch = json!({"type": "object"});
+    if let Some(text) = texts.model(PATCH).description {
+        patch["description"] = text;
+    }
+    patch
+}
+
+/// The models that a tree refers to.
+fn references(tree: &Value, found: &mut BTreeSet<String>) {
+    match tree {
+        Value::Object(map) => map.iter().for_each(|(name, value)| match value {
+            Value::String(to) if name == "$ref" => {
+                found.extend(to.rsplit_once('/').map(|(_, model)| model.to_owned()));
+            }
+            value => references(value, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
 fn assemble(paths: Map<String, Value>, schemas: Map<String, Value>) -> Value {
+    let mut components = json!({"securitySchemes": security_schemes()});
+    if !schemas.is_empty() {
+        components["schemas"] = schemas.into();
+    }
     json!({
         "openapi": "3.0.0",
         "info": {"title": TITLE, "version": VERSION},
         "paths": paths,
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": security_schemes(),
-        },
+        "components": components,
     })
 }
 

@@ -1,14 +1,15 @@
 //! The `paths` of a document: one item per URL of a resource, with what clients look for in operations: the kind, the
-//! query parameters and the patch types.
+//! parameters and the media types. What parameters say is `parameters`'s.
 
 use serde_json::{Map, Value, json};
 
-use super::{Discovery, ResourcePaths, SubresourcePaths};
+use super::parameters::{Options, in_path, share};
+use super::{Information, META, PATCH, ResourcePaths, SubresourcePaths};
 use crate::gvk::{GroupVersion, GroupVersionKind};
 
 type Model<'a> = &'a dyn Fn(&GroupVersionKind) -> Option<String>;
 
-const MEDIA_TYPES: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
+const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 /// Custom resources have no protobuf and no strategic merge.
 const CUSTOM_MEDIA_TYPES: [&str; 2] = ["application/json", "application/yaml"];
 /// What lists are answered as besides, when they are watches.
@@ -19,71 +20,75 @@ const PATCH_TYPES: [&str; 4] = [
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
 ];
-const LIST_OPTIONS: [(&str, &str); 10] = [
-    ("allowWatchBookmarks", "boolean"),
-    ("continue", "string"),
-    ("fieldSelector", "string"),
-    ("labelSelector", "string"),
-    ("limit", "integer"),
-    ("resourceVersion", "string"),
-    ("resourceVersionMatch", "string"),
-    ("sendInitialEvents", "boolean"),
-    ("timeoutSeconds", "integer"),
-    ("watch", "boolean"),
-];
-const WRITE_OPTIONS: [(&str, &str); 3] =
-    [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
-const DELETE_OPTIONS: [(&str, &str); 5] = [
-    ("dryRun", "string"),
-    ("gracePeriodSeconds", "integer"),
-    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
-    ("orphanDependents", "boolean"),
-    ("propagationPolicy", "string"),
-];
-
-pub(super) fn paths(gv: &GroupVersion, resources: &[ResourcePaths], model: Model<'_>) -> Map<String, Value> {
-    let root =
-        if gv.group.is_empty() { format!("/api/{}", gv.version) } else { format!("/apis/{}/{}", gv.group, gv.version) };
+pub(super) fn paths(
+    gv: &GroupVersion,
+    resources: &[ResourcePaths],
+    model: Model<'_>,
+    options: &Options<'_>,
+) -> Map<String, Value> {
+    let base = if gv.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", gv.group) };
+    let root = format!("{base}/{}", gv.version);
     let names = Names::new(gv);
     let id = format!("get{}APIResources", names.prefix);
-    let mut all = information(format!("{root}/"), "get available resources", &id, "APIResourceList", &names.tag);
+    let answer = responses_as(&MEDIA_TYPES, Some(&format!("{META}APIResourceList")), &["200"]);
+    let mut all = told(format!("{root}/"), "get available resources", &id, answer, &names.tag);
     for resource in resources {
-        Writer { gv, resource, model, names: &names, root: &root }.write(&mut all);
+        Writer { gv, resource, model, names: &names, root: &root, options }.write(&mut all);
     }
     all
 }
 
-/// What there is above the versions.
-pub(super) fn discovery(of: &Discovery) -> (Map<String, Value>, &'static str) {
-    let (path, description, id, model, tag) = match of {
-        Discovery::Core => (
-            "/api/".to_owned(),
-            "get available API versions",
-            "getCoreAPIVersions".to_owned(),
-            "APIVersions",
-            "core".into(),
-        ),
-        Discovery::Groups => (
-            "/apis/".to_owned(),
-            "get available API versions",
-            "getAPIVersions".to_owned(),
-            "APIGroupList",
-            "apis".into(),
-        ),
-        Discovery::Group(group) => {
-            let (prefix, tag) = group_names(group);
-            let id = format!("get{prefix}APIGroup");
-            (format!("/apis/{group}/"), "get information of a group", id, "APIGroup", tag)
-        }
+/// What is told about the API itself, and the model that it is told in.
+pub(super) fn information(of: &Information) -> (Map<String, Value>, Option<&'static str>) {
+    const VERSIONS: &str = "get available API versions";
+    let meta = |path: &str, description: &str, id: &str, model: &'static str, tag: &str| {
+        let answer = responses_as(&MEDIA_TYPES, Some(model), &["200"]);
+        (told(path.to_owned(), description, id, answer, tag), Some(model))
     };
-    (information(path, description, &id, model, &tag), model)
+    let text = |path: &str, description: &str, id: &str, media: &str, tag: &str| {
+        let mut answer = responses_as(&[], None, &["200"]);
+        answer["200"]["content"][media] = json!({"schema": {"type": "string"}});
+        (told(path.to_owned(), description, id, answer, tag), None)
+    };
+    match of {
+        Information::Core => {
+            meta("/api/", VERSIONS, "getCoreAPIVersions", "io.k8s.apimachinery.pkg.apis.meta.v1.APIVersions", "core")
+        }
+        Information::Groups => {
+            meta("/apis/", VERSIONS, "getAPIVersions", "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroupList", "apis")
+        }
+        Information::Group(group) => {
+            let (prefix, tag) = group_names(group);
+            let (path, id) = (format!("/apis/{group}/"), format!("get{prefix}APIGroup"));
+            let model = "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup";
+            meta(&path, "get information of a group", &id, model, &tag)
+        }
+        Information::Version => {
+            let model = "io.k8s.apimachinery.pkg.version.Info";
+            let answer = responses_as(&MEDIA_TYPES[..1], Some(model), &["200"]);
+            let description = "get the version information for this server";
+            (told("/version/".to_owned(), description, "getCodeVersion", answer, "version"), Some(model))
+        }
+        Information::Issuer => text(
+            "/.well-known/openid-configuration/",
+            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            "getServiceAccountIssuerOpenIDConfiguration",
+            "application/json",
+            "WellKnown",
+        ),
+        Information::IssuerKeys => text(
+            "/openid/v1/jwks/",
+            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            "getServiceAccountIssuerOpenIDKeyset",
+            "application/jwk-set+json",
+            "openid",
+        ),
+    }
 }
 
-/// The one path of what tells about the API itself.
-fn information(path: String, description: &str, id: &str, model: &str, tag: &str) -> Map<String, Value> {
-    let answer = format!("io.k8s.apimachinery.pkg.apis.meta.v1.{model}");
-    let get = json!({"description": description, "operationId": id,
-        "responses": responses(Some(answer), &["200"]), "tags": [tag]});
+/// A path that is only read.
+fn told(path: String, description: &str, id: &str, responses: Value, tag: &str) -> Map<String, Value> {
+    let get = json!({"description": description, "operationId": id, "responses": responses, "tags": [tag]});
     Map::from_iter([(path, json!({"get": get}))])
 }
 
@@ -122,6 +127,7 @@ struct Writer<'a> {
     model: Model<'a>,
     names: &'a Names,
     root: &'a str,
+    options: &'a Options<'a>,
 }
 
 /// One operation to write.
@@ -139,20 +145,33 @@ struct Operation<'a> {
 impl Writer<'_> {
     fn write(&self, all: &mut Map<String, Value>) {
         let kind = self.gv.kind(self.resource.kind.clone());
-        let resource = &self.resource.resource;
-        let scope = if self.resource.namespaced { "/namespaces/{namespace}" } else { "" };
+        let (resource, namespaced) = (&self.resource.resource, self.resource.namespaced);
+        let scope = if namespaced { "/namespaces/{namespace}" } else { "" };
         let collection = format!("{}{scope}/{resource}", self.root);
-        self.insert(all, &collection, self.collection(&kind), false);
         let object = format!("{collection}/{{name}}");
-        self.insert(all, &object, self.object(&kind), true);
-        if self.resource.namespaced && self.has("list") {
-            let mut item = Map::new();
-            item.insert("get".into(), self.list(&kind, "ForAllNamespaces"));
-            item.insert("parameters".into(), query(&LIST_OPTIONS).into());
-            all.insert(format!("{}/{resource}", self.root), Value::Object(item));
+        self.insert(all, &collection, self.collection(&kind), namespaced, None);
+        self.insert(all, &object, self.object(&kind), namespaced, Some(&kind.kind));
+        if namespaced && self.has("list") {
+            let item = Map::from_iter([("get".to_owned(), self.list(&kind, "ForAllNamespaces"))]);
+            self.insert(all, &format!("{}/{resource}", self.root), item, false, None);
         }
         for sub in &self.resource.subresources {
-            self.insert(all, &format!("{object}/{}", sub.name), self.subresource(sub), true);
+            let path = format!("{object}/{}", sub.name);
+            self.insert(all, &path, self.subresource(sub), namespaced, Some(&sub.gvk.kind));
+            if sub.name == "proxy" {
+                let below = self.connect(sub, "WithPath", &[in_path("path", "path to the resource")]);
+                self.insert(all, &format!("{path}/{{path}}"), below, namespaced, Some(&sub.gvk.kind));
+            }
+        }
+        if self.has("watch") && self.resource.custom.is_none() {
+            let watch = format!("{}/watch", self.root);
+            let at = |below: &str| format!("{watch}{scope}/{resource}{below}");
+            self.insert(all, &at(""), self.watch(&kind, true, ""), namespaced, None);
+            self.insert(all, &at("/{name}"), self.watch(&kind, false, ""), namespaced, Some(&kind.kind));
+            if namespaced {
+                let everywhere = self.watch(&kind, true, "ForAllNamespaces");
+                self.insert(all, &format!("{watch}/{resource}"), everywhere, false, None);
+            }
         }
     }
 
@@ -160,25 +179,32 @@ impl Writer<'_> {
         self.resource.verbs.iter().any(|has| has == verb)
     }
 
-    /// Adds an item with its path parameters, if it has operations.
-    fn insert(&self, all: &mut Map<String, Value>, path: &str, mut item: Map<String, Value>, named: bool) {
+    /// Adds an item with the parameters of its path, if it has operations. `named` is the kind of what `{name}` names.
+    fn insert(
+        &self,
+        all: &mut Map<String, Value>,
+        path: &str,
+        mut item: Map<String, Value>,
+        namespaced: bool,
+        named: Option<&str>,
+    ) {
         if item.is_empty() {
             return;
         }
-        let mut parameters = Vec::new();
-        let path_parameter = |name: &str, description: String| {
-            json!({"description": description, "in": "path", "name": name, "required": true,
-                "schema": {"type": "string", "uniqueItems": true}})
-        };
-        if named {
-            parameters.push(path_parameter("name", format!("name of the {}", self.resource.kind)));
+        let mut placed: Vec<Value> =
+            named.map(|kind| in_path("name", &format!("name of the {kind}"))).into_iter().collect();
+        if namespaced {
+            placed.push(in_path("namespace", "object name and auth scope, such as for teams and projects"));
         }
-        if self.resource.namespaced {
-            let text = "object name and auth scope, such as for teams and projects";
-            parameters.push(path_parameter("namespace", text.to_owned()));
+        for operation in item.values_mut() {
+            let mut own = operation.get_mut("parameters").map(Value::take).unwrap_or_else(|| json!([]));
+            if let Value::Array(own) = &mut own {
+                own.extend(placed.iter().cloned());
+                own.extend((operation["x-kubernetes-action"] != "connect").then(|| self.options.pretty.clone()));
+            }
+            operation["parameters"] = own;
         }
-        parameters.extend(query(&[("pretty", "string")]));
-        item.insert("parameters".into(), parameters.into());
+        share(&mut item);
         all.insert(path.to_owned(), Value::Object(item));
     }
 
@@ -197,7 +223,7 @@ impl Writer<'_> {
     }
 
     fn body(&self, gvk: &GroupVersionKind) -> Option<Value> {
-        let schema = schema_of(self.reference(gvk)?);
+        let schema = schema_of(&self.reference(gvk)?);
         Some(json!({"content": {"*/*": {"schema": schema}}, "required": true}))
     }
 
@@ -213,7 +239,7 @@ impl Writer<'_> {
             action: "list",
             description: format!("list or watch objects of kind {}", kind.kind),
             gvk: kind,
-            parameters: if tail.is_empty() { query(&LIST_OPTIONS) } else { Vec::new() },
+            parameters: self.options.list.clone(),
             body: None,
             answer: self.reference(&list),
             codes: &["200"],
@@ -222,9 +248,41 @@ impl Writer<'_> {
         if let (true, Some(Value::Object(content))) = (streams, operation.pointer_mut("/responses/200/content")) {
             let schema = content[MEDIA_TYPES[0]].clone();
             content.extend(WATCH_TYPES.map(|media| (media.to_owned(), schema.clone())));
-            content.sort_keys();
         }
         operation
+    }
+
+    /// The deprecated paths of watches, of one object or of a list of them.
+    fn watch(&self, kind: &GroupVersionKind, list: bool, tail: &str) -> Map<String, Value> {
+        const INSTEAD: &str = "deprecated: use the 'watch' parameter with a list operation instead";
+        let (action, description) = match list {
+            true => ("watchlist", format!("watch individual changes to a list of {}. {INSTEAD}.", kind.kind)),
+            false => (
+                "watch",
+                format!(
+                    "watch changes to an object of kind {}. {INSTEAD}, filtered to a single item with the 'fieldSelector' parameter.",
+                    kind.kind
+                ),
+            ),
+        };
+        let listed = if list { "List" } else { "" };
+        let id = match tail {
+            "" => self.id("watch", "", listed),
+            tail => format!("watch{}{}{listed}{tail}", self.names.prefix, kind.kind),
+        };
+        let media: Vec<&str> = MEDIA_TYPES.into_iter().chain(WATCH_TYPES).collect();
+        let mut operation = self.operation(Operation {
+            id,
+            action,
+            description,
+            gvk: kind,
+            parameters: self.options.list.clone(),
+            body: None,
+            answer: None,
+            codes: &["200"],
+        });
+        operation["responses"] = responses_as(&media, Some(&format!("{META}WatchEvent")), &["200"]);
+        Map::from_iter([("get".to_owned(), operation)])
     }
 
     fn collection(&self, kind: &GroupVersionKind) -> Map<String, Value> {
@@ -236,7 +294,7 @@ impl Writer<'_> {
             self.operation(Operation { id, action, description, gvk: kind, parameters, body, answer, codes })
         };
         if self.has("create") {
-            let (id, options) = (self.id("create", "", ""), query(&WRITE_OPTIONS));
+            let (id, options) = (self.id("create", "", ""), self.options.create.clone());
             let (body, answer) = (self.body(kind), self.reference(kind));
             item.insert(
                 "post".into(),
@@ -252,9 +310,7 @@ impl Writer<'_> {
             );
         }
         if self.has("deletecollection") {
-            let mut options = query(&DELETE_OPTIONS);
-            options.extend(query(&LIST_OPTIONS[1..9]));
-            options.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+            let options = self.options.delete_collection.clone();
             let (id, body, answer) = (self.id("delete", "Collection", ""), delete_body(), Some(status()));
             let value = operation(
                 id,
@@ -278,7 +334,7 @@ impl Writer<'_> {
                 action: "delete",
                 description: format!("delete {}", one(&kind.kind)),
                 gvk: kind,
-                parameters: query(&DELETE_OPTIONS),
+                parameters: self.options.delete.clone(),
                 body: delete_body(),
                 answer: if self.resource.returns_deleted { self.reference(kind) } else { Some(status()) },
                 codes: &["200", "202"],
@@ -299,33 +355,38 @@ impl Writer<'_> {
                 action: "post",
                 description: format!("create {description}"),
                 gvk: &sub.gvk,
-                parameters: query(&WRITE_OPTIONS),
+                parameters: self.options.create.clone(),
                 body: self.body(&sub.gvk),
                 answer: self.reference(&sub.gvk),
                 codes: &["200", "201", "202"],
             });
             item.insert("post".into(), operation);
         }
-        if has("connect") {
-            for method in connect_methods(&sub.name) {
-                let mut operation = self.operation(Operation {
-                    id: self.id("connect", &capital(method), &tail),
-                    action: "connect",
-                    description: format!(
-                        "connect {} requests to {} of {}",
-                        method.to_uppercase(),
-                        sub.name,
-                        self.resource.kind
-                    ),
-                    gvk: &sub.gvk,
-                    parameters: Vec::new(),
-                    body: None,
-                    answer: None,
-                    codes: &["200"],
-                });
-                operation["responses"]["200"]["content"] = json!({"*/*": {"schema": {"type": "string"}}});
-                item.insert((*method).into(), operation);
-            }
+        item.extend(self.connect(sub, "", &[]));
+        item
+    }
+
+    /// What passes a connection on; `more` are parameters besides the subresource's own.
+    fn connect(&self, sub: &SubresourcePaths, end: &str, more: &[Value]) -> Map<String, Value> {
+        let mut item = Map::new();
+        if !sub.verbs.iter().any(|has| has == "connect") {
+            return item;
+        }
+        for method in connect_methods(&sub.name) {
+            let tail = format!("{}{end}", capital(&sub.name));
+            let upper = method.to_uppercase();
+            let mut operation = self.operation(Operation {
+                id: self.id("connect", &capital(method), &tail),
+                action: "connect",
+                description: format!("connect {upper} requests to {} of {}", sub.name, self.resource.kind),
+                gvk: &sub.gvk,
+                parameters: self.options.of(&sub.gvk).into_iter().chain(more.iter().cloned()).collect(),
+                body: None,
+                answer: None,
+                codes: &["200"],
+            });
+            operation["responses"]["200"]["content"] = json!({"*/*": {"schema": {"type": "string"}}});
+            item.insert((*method).into(), operation);
         }
         item
     }
@@ -344,16 +405,15 @@ impl Writer<'_> {
             item.insert("get".into(), operation(self.id("read", "", tail), "get", "read", Vec::new(), None, &["200"]));
         }
         if has("update") {
-            let (id, options) = (self.id("replace", "", tail), query(&WRITE_OPTIONS));
+            let (id, options) = (self.id("replace", "", tail), self.options.update.clone());
             item.insert("put".into(), operation(id, "put", "replace", options, self.body(gvk), &["200", "201"]));
         }
         if has("patch") {
-            let patch = || json!({"schema": schema_of("io.k8s.apimachinery.pkg.apis.meta.v1.Patch".into())});
+            let patch = || json!({"schema": schema_of(PATCH)});
             let types = if self.resource.custom.is_some() { &PATCH_TYPES[..3] } else { &PATCH_TYPES[..] };
             let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), patch())).collect();
             let body = Some(json!({"content": content, "required": true}));
-            let mut options = query(&WRITE_OPTIONS);
-            options.extend(query(&[("force", "boolean")]));
+            let options = self.options.patch.clone();
             let id = self.id("patch", "", tail);
             item.insert("patch".into(), operation(id, "patch", "partially update", options, body, &["200", "201"]));
         }
@@ -365,7 +425,7 @@ impl Writer<'_> {
         let mut value = json!({
             "description": operation.description,
             "operationId": operation.id,
-            "responses": responses_as(self.media_types(), operation.answer, operation.codes),
+            "responses": responses_as(self.media_types(), operation.answer.as_deref(), operation.codes),
             "tags": [self.names.tag],
             "x-kubernetes-action": operation.action,
             "x-kubernetes-group-version-kind": {"group": gvk.group, "kind": gvk.kind, "version": gvk.version},
@@ -400,24 +460,20 @@ fn one(kind: &str) -> String {
     format!("{article}{kind}")
 }
 
-fn schema_of(model: String) -> Value {
+fn schema_of(model: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{model}")})
 }
 
 fn status() -> String {
-    "io.k8s.apimachinery.pkg.apis.meta.v1.Status".into()
+    format!("{META}Status")
 }
 
 fn delete_body() -> Option<Value> {
-    let schema = schema_of("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".into());
+    let schema = schema_of(&format!("{META}DeleteOptions"));
     Some(json!({"content": {"*/*": {"schema": schema}}}))
 }
 
-fn responses(model: Option<String>, codes: &[&str]) -> Value {
-    responses_as(&MEDIA_TYPES, model, codes)
-}
-
-fn responses_as(media_types: &[&str], model: Option<String>, codes: &[&str]) -> Value {
+fn responses_as(media_types: &[&str], model: Option<&str>, codes: &[&str]) -> Value {
     let mut all = Map::new();
     for code in codes {
         let description = match *code {
@@ -426,20 +482,13 @@ fn responses_as(media_types: &[&str], model: Option<String>, codes: &[&str]) -> 
             _ => "OK",
         };
         let mut response = json!({"description": description});
-        if let Some(model) = &model {
-            let content: Map<String, Value> = media_types
-                .iter()
-                .map(|media| ((*media).to_owned(), json!({"schema": schema_of(model.clone())})))
-                .collect();
+        if let Some(model) = model {
+            let content: Map<String, Value> =
+                media_types.iter().map(|media| ((*media).to_owned(), json!({"schema": schema_of(model)}))).collect();
             response["content"] = content.into();
         }
         all.insert((*code).to_owned(), response);
     }
     all.insert("401".into(), json!({"description": "Unauthorized"}));
     Value::Object(all)
-}
-
-fn query(options: &[(&str, &str)]) -> Vec<Value> {
-    let parameter = |(name, kind): &(&str, &str)| json!({"in": "query", "name": name, "schema": {"type": kind, "uniqueItems": true}});
-    options.iter().map(parameter).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::descriptions;
+use super::descriptions::{Model, Texts};
 use crate::schema::{Element, Field, ListType, Schema, Shape, Type, TypeRef};
 
 const REF: &str = "#/components/schemas/";
@@ -13,32 +13,46 @@ const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.
 
 /// The schemas of types and of all that they refer to, by model name.
 pub fn components(roots: &[TypeRef]) -> Map<String, Value> {
+    described(roots, &Texts::read())
+}
+
+pub(super) fn described(roots: &[TypeRef], texts: &Texts) -> Map<String, Value> {
     let mut found = Found { schemas: BTreeMap::new(), kinds: kinds() };
     for root in roots {
         found.structure(root.get());
     }
-    let mut described = descriptions::of(found.schemas.keys().map(String::as_str));
     let with_text = |(name, mut schema): (String, Value)| {
-        if let Some(source) = described.get_mut(&name) {
-            describe(&mut schema, source);
+        if let Value::Object(schema) = &mut schema {
+            describe(schema, texts.model(&name));
         }
         (name, schema)
     };
     found.schemas.into_iter().map(with_text).collect()
 }
 
-/// Moves the descriptions of a type and its members over.
-fn describe(schema: &mut Value, source: &mut Value) {
-    let text = |source: &mut Value| source.get_mut("description").map(Value::take).filter(Value::is_string);
-    if let (Some(text), Value::Object(schema)) = (text(source), &mut *schema) {
-        schema.insert("description".into(), text);
-    }
+/// Adds the texts of a type and its members.
+fn describe(schema: &mut Map<String, Value>, model: Model) {
+    schema.extend(model.description.map(|text| ("description".to_owned(), text)));
+    schema.extend(model.unions.map(|unions| ("x-kubernetes-unions".to_owned(), unions)));
     let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
-    for (name, property) in properties {
-        let text = source.get_mut("properties").and_then(|all| all.get_mut(name)).and_then(text);
-        if let (Some(text), Value::Object(property)) = (text, property) {
-            property.insert("description".into(), text);
+    let mut add = |texts: Map<String, Value>, member: &str| {
+        for (name, text) in texts {
+            if let Some(Value::Object(property)) = properties.get_mut(&name) {
+                property.insert(member.to_owned(), text);
+            }
         }
+    };
+    add(model.fields, "description");
+    add(model.list_types, "x-kubernetes-list-type");
+    properties.values_mut().filter_map(Value::as_object_mut).for_each(wrap);
+}
+
+/// A reference takes nothing beside it.
+fn wrap(schema: &mut Map<String, Value>) {
+    if schema.len() > 1
+        && let Some(reference) = schema.shift_remove("$ref")
+    {
+        schema.insert("allOf".into(), json!([{"$ref": reference}]));
     }
 }
 
@@ -71,7 +85,6 @@ impl Found {
                 required.push(field.json());
             }
         }
-        required.sort_unstable();
         let mut schema = Map::new();
         schema.insert("type".into(), "object".into());
         if !properties.is_empty() {
@@ -94,8 +107,9 @@ impl Found {
         let mut schema = self.element(field.element());
         let enums: Vec<&str> = field.enums().collect();
         if !enums.is_empty() {
-            match schema.get_mut("items") {
-                Some(Value::Object(items)) => items.insert("enum".into(), enums.into()),
+            let below = if schema.contains_key("items") { "items" } else { "additionalProperties" };
+            match schema.get_mut(below) {
+                Some(Value::Object(element)) => element.insert("enum".into(), enums.into()),
                 _ => schema.insert("enum".into(), enums.into()),
             };
         }
@@ -103,21 +117,12 @@ impl Found {
             schema.insert("format".into(), field.format().into());
         }
         if let Ok(default) = serde_json::from_str::<Value>(field.default_json()) {
-            // A reference takes no siblings.
-            if let Some(reference) = schema.shift_remove("$ref") {
-                schema.insert("allOf".into(), json!([{"$ref": reference}]));
-            }
             schema.insert("default".into(), default);
-        } else if let Some(reference) = schema.shift_remove("$ref") {
-            schema.insert("allOf".into(), json!([{"$ref": reference}]));
         }
         if field.is_atomic() {
             schema.insert("x-kubernetes-map-type".into(), "atomic".into());
         }
         if field.is_granular() {
-            if let Some(reference) = schema.shift_remove("$ref") {
-                schema.insert("allOf".into(), json!([{"$ref": reference}]));
-            }
             schema.insert("x-kubernetes-map-type".into(), "granular".into());
         }
         if field.patch_strategy() != "" {
@@ -178,10 +183,8 @@ impl Found {
             Shape::Int32 | Shape::Int64 | Shape::Float64 => json!(0),
             _ => return Value::Object(schema),
         };
-        if let Some(reference) = schema.shift_remove("$ref") {
-            schema.insert("allOf".into(), json!([{"$ref": reference}]));
-        }
         schema.insert("default".into(), default);
+        wrap(&mut schema);
         Value::Object(schema)
     }
 

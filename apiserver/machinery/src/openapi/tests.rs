@@ -91,12 +91,12 @@ fn operations_are_worded_as_upstream_words_them() {
     assert_eq!(deleted("pods/{name}"), "#/components/schemas/io.k8s.api.core.v1.Pod");
     assert_eq!(deleted("events/{name}"), "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.Status");
     let watched: Vec<&String> = of("pods", "get")["responses"]["200"]["content"].as_object().unwrap().keys().collect();
-    assert_eq!(watched[1], "application/json;stream=watch");
+    assert_eq!(watched[3], "application/json;stream=watch");
 }
 
 #[test]
 fn groups_are_named_as_upstream_names_them() {
-    let document = v3_discovery(&Discovery::Group("rbac.authorization.k8s.io".into()));
+    let document = v3_information(&Information::Group("rbac.authorization.k8s.io".into()));
     let get = &document["paths"]["/apis/rbac.authorization.k8s.io/"]["get"];
     assert_eq!(get["operationId"], "getRbacAuthorizationAPIGroup");
     assert_eq!(get["tags"], json!(["rbacAuthorization"]));
@@ -123,9 +123,61 @@ fn every_reference_of_a_document_resolves() {
             _ => {}
         }
     }
-    let above = [Discovery::Core, Discovery::Groups, Discovery::Group("apps".into())];
+    let above = [Information::Core, Information::Groups, Information::Group("apps".into())];
     let apps = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
-    for document in above.iter().map(v3_discovery).chain([apps]) {
+    for document in above.iter().map(v3_information).chain([apps]) {
         walk(&document, document["components"]["schemas"].as_object().unwrap());
     }
+}
+
+#[test]
+fn what_all_operations_of_a_path_take_is_said_once() {
+    let document = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
+    let item = |path: &str| &document["paths"][format!("/apis/apps/v1/{path}")];
+    let names = |of: &Value| -> Vec<String> {
+        of.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let object = item("namespaces/{namespace}/deployments/{name}");
+    assert_eq!(names(&object["parameters"]), ["name", "namespace", "pretty"]);
+    assert!(object["get"].get("parameters").is_none());
+    // One operation shares all of its parameters with itself.
+    let list = names(&item("deployments")["parameters"]);
+    assert!(list.contains(&"pretty".to_owned()) && list.contains(&"shardSelector".to_owned()), "{list:?}");
+    assert_eq!(object["put"]["parameters"][1]["name"], "fieldManager");
+    let text = |method: &str| object[method]["parameters"][1]["description"].as_str().unwrap();
+    assert!(text("patch").starts_with(text("put")) && text("patch").contains("required for apply requests"));
+}
+
+#[test]
+fn watches_have_paths_of_their_own() {
+    let document = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
+    let id = |path: &str| &document["paths"][format!("/apis/apps/v1/watch/{path}")]["get"]["operationId"];
+    assert_eq!(id("deployments"), "watchAppsV1DeploymentListForAllNamespaces");
+    assert_eq!(id("namespaces/{namespace}/deployments"), "watchAppsV1NamespacedDeploymentList");
+    assert_eq!(id("namespaces/{namespace}/deployments/{name}"), "watchAppsV1NamespacedDeployment");
+    let event = &document["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"];
+    let groups: Vec<&Value> = event[GVK].as_array().unwrap().iter().map(|kind| &kind["group"]).collect();
+    assert_eq!(groups, ["", "apps"]);
+}
+
+#[test]
+fn lists_and_enumerations_are_described() {
+    let document = v3_document(&GroupVersion::from_static("apps", "v1"), &[deployments()]);
+    let text = |model: &str, field: &str| {
+        document["components"]["schemas"][model]["properties"][field]["description"].as_str().unwrap()
+    };
+    assert_eq!(text("io.k8s.api.apps.v1.DeploymentList", "items"), "Items is the list of Deployments.");
+    let policy = text("io.k8s.api.core.v1.Container", "imagePullPolicy");
+    assert!(policy.contains("Possible enum values:\n - `\"Always\"` means"), "{policy}");
+}
+
+#[test]
+fn what_is_served_beside_the_api_has_documents() {
+    let keys = v3_information(&Information::IssuerKeys);
+    assert!(keys["components"].get("schemas").is_none());
+    let answer = &keys["paths"]["/openid/v1/jwks/"]["get"]["responses"]["200"]["content"];
+    assert_eq!(*answer, json!({"application/jwk-set+json": {"schema": {"type": "string"}}}));
+    let version = v3_information(&Information::Version);
+    let required = &version["components"]["schemas"]["io.k8s.apimachinery.pkg.version.Info"]["required"];
+    assert_eq!(required[2], "gitVersion");
 }

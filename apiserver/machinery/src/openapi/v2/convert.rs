@@ -1,6 +1,10 @@
 //! A v3 path item or schema as its v2 counterpart. What v2 cannot say is left out the way that upstream leaves it out,
 //! since kubectl refuses a whole document for one schema that it cannot read.
 
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 const METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
@@ -121,32 +125,34 @@ fn among_types(schema: &Map<String, Value>) -> Option<Value> {
     types.iter().find_map(|one| one.get("type").filter(|name| *name == "string")).cloned()
 }
 
-pub(super) fn path_item(item: Value) -> Value {
-    let convert = |(name, value): (String, Value)| match name.as_str() {
-        "parameters" => Some((name, parameters(value))),
-        method if METHODS.contains(&method) => Some((name, operation(object(value)))),
+/// What is said of many paths alike is added to `shared`, and referred to.
+pub(super) fn path_item(item: Value, shared: &mut Shared) -> Value {
+    let mut convert = |(name, value): (String, Value)| match name.as_str() {
+        "parameters" => Some((name, parameters(value, shared).into())),
+        method if METHODS.contains(&method) => Some((name, operation(object(value), shared))),
         _ => None,
     };
-    Value::Object(object(item).into_iter().filter_map(convert).collect())
+    Value::Object(object(item).into_iter().filter_map(&mut convert).collect())
 }
 
-fn operation(mut operation: Map<String, Value>) -> Value {
+fn operation(mut operation: Map<String, Value>, shared: &mut Shared) -> Value {
     let (produces, responses) = responses(take(&mut operation, "responses").unwrap_or_default());
     let (consumes, body) = match take(&mut operation, "requestBody").map(object) {
         Some(mut body) => {
             let (media, schema) = content(&mut body);
-            let mut parameter = json!({"in": "body", "name": "body", "schema": schema});
+            let mut parameter = json!({"name": "body", "in": "body"});
             if is_true(&body, "required") {
                 parameter["required"] = true.into();
             }
-            (media, Some(parameter))
+            parameter["schema"] = schema;
+            (media, Some(shared.refer(parameter)))
         }
         // Discovery takes what it gives; reads of resources take anything.
         None if operation.contains_key("x-kubernetes-action") => (vec!["*/*".into()], None),
         None => (produces.clone(), None),
     };
-    let own = take(&mut operation, "parameters").map(parameters);
-    let all: Vec<Value> = body.into_iter().chain(own.into_iter().flat_map(array)).collect();
+    let own = take(&mut operation, "parameters").map(|own| parameters(own, shared)).unwrap_or_default();
+    let all: Vec<Value> = body.into_iter().chain(own).collect();
     let mut new = Map::new();
     if !all.is_empty() {
         new.insert("parameters".into(), all.into());
@@ -155,10 +161,10 @@ fn operation(mut operation: Map<String, Value>) -> Value {
     new.insert("produces".into(), produces.into());
     new.insert("responses".into(), responses);
     new.insert("schemes".into(), json!(["https"]));
-    let shared = |name: &str| {
+    let kept = |name: &str| {
         matches!(name, "deprecated" | "description" | "operationId" | "summary" | "tags") || name.starts_with("x-")
     };
-    new.extend(operation.into_iter().filter(|(name, _)| shared(name)));
+    new.extend(operation.into_iter().filter(|(name, _)| kept(name)));
     new.sort_keys();
     Value::Object(new)
 }
@@ -181,7 +187,7 @@ fn content(body: &mut Map<String, Value>) -> (Vec<Value>, Value) {
             schema = entry.get_mut("schema").map(|schema| self::schema(schema.take())).unwrap_or_default();
         }
     }
-    media.sort_by_key(|name| name.contains("apply-patch"));
+    media.sort_by_key(|name| (name.contains("apply-patch"), name.contains(";stream=")));
     (media.into_iter().map(Value::String).collect(), schema)
 }
 
@@ -208,12 +214,48 @@ fn responses(responses: Value) -> (Vec<Value>, Value) {
 }
 
 /// Parameters say their type themselves in v2.
-fn parameters(parameters: Value) -> Value {
+fn parameters(parameters: Value, shared: &mut Shared) -> Vec<Value> {
     let convert = |parameter: Value| {
-        let mut parameter = object(parameter);
-        let schema = parameter.remove("schema").map(object).unwrap_or_default();
-        parameter.extend(schema.into_iter().filter(|(name, _)| name != "default"));
-        Value::Object(parameter)
+        let mut old = object(parameter);
+        let mut schema = old.remove("schema").map(object).unwrap_or_default();
+        let mut new = Map::new();
+        for name in ["uniqueItems", "type", "format"] {
+            new.extend(schema.remove(name).map(|value| (name.to_owned(), value)));
+        }
+        for name in ["description", "name", "in", "required"] {
+            new.extend(old.remove(name).map(|value| (name.to_owned(), value)));
+        }
+        shared.refer(Value::Object(new))
     };
     array(parameters).into_iter().map(convert).collect()
+}
+
+/// Parameters that paths refer to instead of repeating them (kube-openapi/pkg/builder/parameters.go), by name.
+#[derive(Default)]
+pub(super) struct Shared(pub BTreeMap<String, Value>);
+
+impl Shared {
+    /// A reference, but for what is told of one type only, and for what older kubectls look for in place to know what a
+    /// server can do. Its members come in the order that Go writes them, since the name holds a hash of that text.
+    fn refer(&mut self, parameter: Value) -> Value {
+        let text = |pointer: &str| parameter.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let in_place = match (text("/in"), text("/name")) {
+            ("query" | "path", "name") | ("query", "fieldValidation" | "dryRun") => true,
+            ("body", _) => !text("/schema/$ref").starts_with("#/definitions/io.k8s.apimachinery"),
+            _ => false,
+        };
+        if in_place {
+            return parameter;
+        }
+        let written = parameter.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026");
+        let hash = URL_SAFE_NO_PAD.encode(&fnv64(written.as_bytes()).to_be_bytes()[..6]);
+        let name = format!("{}-{hash}", text("/name"));
+        let reference = json!({"$ref": format!("#/parameters/{name}")});
+        self.0.entry(name).or_insert(parameter);
+        reference
+    }
+}
+
+fn fnv64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(*byte))
 }

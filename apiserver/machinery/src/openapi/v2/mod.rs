@@ -9,9 +9,13 @@
 mod convert;
 mod protobuf;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+
+use super::{EVERYWHERE, GVK, META};
+use crate::gvk::GroupVersion;
+use crate::schema::Schema;
 
 /// How the document travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,11 +30,12 @@ pub struct V2 {
     encoding: Encoding,
     paths: BTreeMap<String, Vec<u8>>,
     definitions: BTreeMap<String, Vec<u8>>,
+    parameters: convert::Shared,
 }
 
 impl V2 {
     pub fn new(encoding: Encoding) -> Self {
-        Self { encoding, paths: BTreeMap::new(), definitions: BTreeMap::new() }
+        Self { encoding, paths: BTreeMap::new(), definitions: BTreeMap::new(), parameters: convert::Shared::default() }
     }
 
     /// Adds the paths and the schemas of a v3 document; what is there already stays.
@@ -39,13 +44,19 @@ impl V2 {
             Some(Value::Object(entries)) => entries,
             _ => serde_json::Map::new(),
         };
-        let (paths, schemas) = (entries("/paths"), entries("/components/schemas"));
+        let (paths, mut schemas) = (entries("/paths"), entries("/components/schemas"));
         drop(document);
         for (path, item) in paths {
-            self.paths.entry(path).or_insert_with(|| match (self.encoding, convert::path_item(item)) {
+            let shared = &mut self.parameters;
+            self.paths.entry(path).or_insert_with(|| match (self.encoding, convert::path_item(item, shared)) {
                 (Encoding::Json, item) => json_bytes(&item),
                 (Encoding::Protobuf, item) => protobuf::path_item(&item),
             });
+        }
+        for name in EVERYWHERE {
+            if let Some(model) = schemas.get_mut(&format!("{META}{name}")) {
+                model[GVK] = everywhere(name);
+            }
         }
         for (name, schema) in schemas {
             self.definitions.entry(name).or_insert_with(|| match (self.encoding, convert::schema(schema)) {
@@ -66,6 +77,9 @@ impl V2 {
                 json_object(&mut out, self.paths);
                 out.extend_from_slice(br#","definitions":"#);
                 json_object(&mut out, self.definitions);
+                out.extend_from_slice(br#","parameters":"#);
+                let parameters = self.parameters.0.into_iter();
+                json_object(&mut out, parameters.map(|(name, parameter)| (name, json_bytes(&parameter))).collect());
                 out.extend_from_slice(br#","securityDefinitions":"#);
                 out.extend(json_bytes(&super::security_schemes()));
                 out.extend_from_slice(br#","security":"#);
@@ -77,10 +91,22 @@ impl V2 {
                 &json!({"swagger": "2.0", "info": info}),
                 self.paths,
                 self.definitions,
-                &json!({"security": security(), "securityDefinitions": super::security_schemes()}),
+                &json!({"parameters": self.parameters.0, "security": security(), "securityDefinitions": super::security_schemes()}),
             ),
         }
     }
+}
+
+/// A kind in every group and version that upstream's server has types of, also where it serves none.
+fn everywhere(kind: &str) -> Value {
+    const UNTOLD: [&str; 2] = ["apidiscovery.k8s.io", "meta.k8s.io"];
+    let schema = Schema::kubernetes();
+    let known = schema.kinds().map(|(gvk, _)| gvk.group_version()).filter(|gv| !UNTOLD.contains(&&*gv.group));
+    let internal =
+        ["apiextensions.k8s.io", "apiregistration.k8s.io"].map(|group| GroupVersion::from_static(group, "v1beta1"));
+    let all: BTreeSet<(String, String)> =
+        known.chain(internal).map(|gv| (gv.group.to_string(), gv.version.to_string())).collect();
+    all.into_iter().map(|(group, version)| json!({"group": group, "kind": kind, "version": version})).collect()
 }
 
 fn security() -> Value {

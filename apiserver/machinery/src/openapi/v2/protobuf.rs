@@ -27,10 +27,13 @@ enum Kind {
     /// `AdditionalPropertiesItem`: a schema or a boolean.
     SchemaOrFlag,
     Parameters,
+    /// `ParameterDefinitions`: (name, parameter) pairs in a message.
+    SharedParameters,
 }
 
 use Kind::{
-    Any, Anys, Flag, Integer, Items, Named, Number, One, Parameters, Requirements, SchemaOrFlag, Text, Texts, Type,
+    Any, Anys, Flag, Integer, Items, Named, Number, One, Parameters, Requirements, SchemaOrFlag, SharedParameters,
+    Text, Texts, Type,
 };
 
 /// The fields of a message by JSON name.
@@ -166,6 +169,7 @@ static DOCUMENT: Message = Message {
     fields: &[
         ("swagger", 1, Text),
         ("info", 2, One(&INFO)),
+        ("parameters", 10, SharedParameters),
         ("security", 12, Requirements),
         ("securityDefinitions", 13, Named(1, &API_KEY)),
     ],
@@ -266,20 +270,39 @@ fn member(out: &mut Vec<u8>, field: u64, kind: &Kind, value: &Value) {
             Value::Bool(flag) => bytes(out, field, &[2 << 3, u8::from(*flag)]),
             schema => bytes(out, field, &wrap(1, encode(&SCHEMA, schema))),
         },
-        Parameters => list().for_each(|item| bytes(out, field, &parameter(item))),
+        Parameters => list().for_each(|item| bytes(out, field, &parameter_item(item))),
+        SharedParameters => {
+            let mut all = Vec::new();
+            for (name, value) in value.as_object().into_iter().flat_map(Map::iter) {
+                pair(&mut all, 1, name, &parameter(value));
+            }
+            bytes(out, field, &all);
+        }
         Requirements => list().for_each(|item| bytes(out, field, &requirement(item))),
     }
 }
 
-/// `ParametersItem` with a `Parameter`, with one in the body or a `NonBodyParameter`.
+/// `ParametersItem` with a `Parameter` or a `JsonReference`.
+fn parameter_item(item: &Value) -> Vec<u8> {
+    match item.get("$ref") {
+        Some(reference) => {
+            let mut out = Vec::new();
+            text(&mut out, 1, reference);
+            wrap(2, out)
+        }
+        None => wrap(1, parameter(item)),
+    }
+}
+
+/// `Parameter`: one in the body or a `NonBodyParameter`.
 fn parameter(parameter: &Value) -> Vec<u8> {
     let of = match parameter["in"].as_str() {
-        Some("body") => return wrap(1, encode(&BODY_PARAMETER, parameter)),
+        Some("body") => return encode(&BODY_PARAMETER, parameter),
         Some("header") => &HEADER_PARAMETER,
         Some("path") => &PATH_PARAMETER,
         _ => &QUERY_PARAMETER,
     };
-    wrap(1, wrap(2, encode(of, parameter)))
+    wrap(2, encode(of, parameter))
 }
 
 fn requirement(requirement: &Value) -> Vec<u8> {

@@ -65,17 +65,20 @@ fn operations_have_what_kubectl_looks_for() {
     let document = apps_json();
     let paths = &document["paths"];
     let patch = &paths["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    // As upstream calls them: the names hold hashes of what they stand for.
+    let references: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().filter_map(|one| one["$ref"].as_str()).collect();
     assert_eq!(
-        patch["parameters"],
-        json!([
-            {"in": "body", "name": "body", "required": true,
-                "schema": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Patch"}},
-            {"in": "query", "name": "dryRun", "type": "string", "uniqueItems": true},
-            {"in": "query", "name": "fieldManager", "type": "string", "uniqueItems": true},
-            {"in": "query", "name": "fieldValidation", "type": "string", "uniqueItems": true},
-            {"in": "query", "name": "force", "type": "boolean", "uniqueItems": true},
-        ])
+        references,
+        ["#/parameters/body-78PwaGsr", "#/parameters/fieldManager-7c6nTn1T", "#/parameters/force-tOGGb0Yi"]
     );
+    let places = &paths["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["parameters"];
+    assert_eq!(places[1]["$ref"], "#/parameters/namespace-vgWSWtn3");
+    assert_eq!(document["parameters"]["namespace-vgWSWtn3"]["in"], "path");
+    // Older kubectls look for these in place.
+    let in_place: Vec<&str> =
+        patch["parameters"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
+    assert_eq!(in_place, ["dryRun", "fieldValidation"]);
     assert_eq!(patch["consumes"][0], "application/json-patch+json");
     assert_eq!(patch["consumes"][3], "application/apply-patch+yaml");
     assert_eq!(patch["responses"]["201"]["schema"], json!({"$ref": "#/definitions/io.k8s.api.apps.v1.Deployment"}));
@@ -83,7 +86,9 @@ fn operations_have_what_kubectl_looks_for() {
     assert_eq!(patch["schemes"], json!(["https"]));
     let list = &paths["/apis/apps/v1/namespaces/{namespace}/deployments"]["get"];
     assert_eq!(list["consumes"], json!(["*/*"]));
-    assert_eq!(list["produces"][1], "application/json;stream=watch");
+    let media = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+    assert_eq!(list["produces"].as_array().unwrap()[..3], media);
+    assert_eq!(list["produces"][3], "application/json;stream=watch");
     let discovery = &paths["/apis/apps/v1/"]["get"];
     assert_eq!(discovery["consumes"], discovery["produces"]);
 }
