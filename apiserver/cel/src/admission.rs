@@ -59,12 +59,12 @@ impl Scope {
         env
     }
 
-    /// Compiles an expression that must come to one of `expected`; none expects anything. `Err` is the detail of a field
-    /// error.
+    /// Compiles an expression that must come to exactly one of `expected`, so that dyn is not enough; none expects
+    /// anything. `Err` is the detail of a field error.
     pub fn compile(&self, expression: &str, expected: &[Type]) -> Result<Program, String> {
         let program = compile(expression, &self.env()).map_err(|error| format!("compilation failed: {error}"))?;
         let result = program.result();
-        if expected.is_empty() || result.is_dyn() || expected.contains(result) {
+        if expected.is_empty() || expected.contains(result) {
             return Ok(program);
         }
         Err(match expected {
@@ -144,6 +144,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_list_is_of_what_it_is_used_with() {
+        let scope = Scope { mutation: true, ..Scope::new(false) };
+        let patch = "JSONPatch{op: 'add', path: '/a', value: 1}";
+        let result = |expression: &str| {
+            let wanted = [Type::list(Type::named("JSONPatch"))];
+            scope.compile(&expression.replace("$", patch), &wanted).err().unwrap_or_default()
+        };
+        for expression in [
+            "[$]",
+            "[] + [$]",
+            "[$] + []",
+            "has(object.a) ? [] : [$]",
+            "has(object.a) ? [$] : []",
+            "object.items.map(item, $)",
+            "object.items.filter(item, item.a == 1).map(item, $) + [$]",
+            "object.items.map(item, item.a == 1, $)",
+        ] {
+            assert_eq!(result(expression), "", "{expression}");
+        }
+        assert_eq!(result("[]"), "must evaluate to list(JSONPatch) but got list(dyn)");
+        assert_eq!(result("[] + []"), "must evaluate to list(JSONPatch) but got list(dyn)");
+        assert_eq!(result("[1] + []"), "must evaluate to list(JSONPatch) but got list(int)");
+        assert_eq!(result("object.patches"), "must evaluate to list(JSONPatch) but got dyn");
+        assert!(scope.compile("{} == {'a': 1} && [] == [1]", &[Type::Bool]).is_ok());
+    }
+
+    #[test]
     fn expressions_see_what_their_place_allows() {
         let mut scope = Scope::new(false);
         assert!(scope.compile("object.spec.replicas > 1 && request.operation == 'CREATE'", &[Type::Bool]).is_ok());
@@ -151,6 +178,7 @@ mod tests {
         assert!(scope.compile("namespaceObject.metadata.labels['a'] == 'b'", &[Type::Bool]).is_ok());
         let wrong = |expression: &str| scope.compile(expression, &[Type::Bool]).err().unwrap_or_default();
         assert_eq!(wrong("'text'"), "must evaluate to bool but got string");
+        assert_eq!(wrong("object.spec.ready"), "must evaluate to bool but got dyn");
         assert!(wrong("params.a").contains("undeclared reference to 'params'"));
         assert!(wrong("... [] bad").starts_with("compilation failed: ERROR: <input>:1:2: Syntax error: "));
         assert!(wrong("variables.n > 1").contains("undeclared reference to 'variables'"));

@@ -89,7 +89,9 @@ pub fn check(ast: &IdedExpr, env: &Env, expression: &str, source: &SourceInfo) -
     let mut checker = Checker { env, scope: Vec::new(), problems: Vec::new(), found: Checked::default() };
     let result = checker.infer(ast);
     if checker.problems.is_empty() {
-        return Ok((result, checker.found));
+        let mut found = checker.found;
+        found.types.values_mut().for_each(|ty| *ty = std::mem::replace(ty, Type::Dyn).settled());
+        return Ok((result.settled(), found));
     }
     let place = |id: u64| {
         let start = source.offset_for(id).map_or(0, |(start, _)| start as usize);
@@ -168,7 +170,7 @@ impl<'e> Checker<'e> {
                     let ty = self.entry_type(element.id, ty, list.optional_indices.contains(&index));
                     item = Some(self.same(item, ty, element.id));
                 }
-                Type::list(item.unwrap_or(Type::Dyn))
+                Type::list(item.unwrap_or(Type::Unknown))
             }
             Expr::Map(map) => {
                 let (mut key, mut value) = (None, None);
@@ -180,7 +182,7 @@ impl<'e> Checker<'e> {
                     let ty = self.entry_type(entry.value.id, ty, entry.optional);
                     value = Some(self.same(value, ty, entry.value.id));
                 }
-                Type::map(key.unwrap_or(Type::Dyn), value.unwrap_or(Type::Dyn))
+                Type::map(key.unwrap_or(Type::Unknown), value.unwrap_or(Type::Unknown))
             }
             Expr::Struct(literal) => self.struct_literal(expr.id, literal),
             Expr::Comprehension(fold) => self.comprehension(fold),

@@ -10,6 +10,8 @@ pub enum Type {
     Dyn,
     /// What a wrong expression is, so that one mistake is told once.
     Error,
+    /// What an empty list or map holds: it becomes what it is used with, and is dyn where nothing tells.
+    Unknown,
     Null,
     Bool,
     Int,
@@ -46,7 +48,7 @@ impl PartialEq for ObjectType {
 impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Type::Dyn => f.write_str("dyn"),
+            Type::Dyn | Type::Unknown => f.write_str("dyn"),
             Type::Error => f.write_str("!error!"),
             Type::Null => f.write_str("null"),
             Type::Bool => f.write_str("bool"),
@@ -87,7 +89,28 @@ impl Type {
     }
 
     pub fn is_dyn(&self) -> bool {
-        matches!(self, Type::Dyn | Type::Error)
+        matches!(self, Type::Dyn | Type::Error | Type::Unknown)
+    }
+
+    fn has_unknown(&self) -> bool {
+        match self {
+            Type::Unknown => true,
+            Type::List(item) | Type::Optional(item) => item.has_unknown(),
+            Type::Map(key, value) => key.has_unknown() || value.has_unknown(),
+            _ => false,
+        }
+    }
+
+    /// With what nothing has told as dyn.
+    pub fn settled(self) -> Type {
+        match self {
+            Type::Unknown => Type::Dyn,
+            ty if !ty.has_unknown() => ty,
+            Type::List(item) => Type::list((*item).clone().settled()),
+            Type::Optional(inner) => Type::Optional((*inner).clone().settled().into()),
+            Type::Map(key, value) => Type::map((*key).clone().settled(), (*value).clone().settled()),
+            ty => ty,
+        }
     }
 
     fn may_be_null(&self) -> bool {
@@ -101,6 +124,13 @@ impl Type {
                 None => {
                     bindings.0.insert(*name, given.clone());
                     true
+                }
+                Some(bound) if bound.has_unknown() => {
+                    let fits = bound.takes(given, &mut Bindings::default());
+                    if fits {
+                        bindings.0.insert(*name, bound.join(given));
+                    }
+                    fits
                 }
                 Some(bound) if bound.is_dyn() => true,
                 Some(bound) => {
@@ -141,7 +171,7 @@ impl Type {
             return self.clone();
         }
         match (self, other) {
-            (Type::Error, other) | (other, Type::Error) => other.clone(),
+            (Type::Error | Type::Unknown, other) | (other, Type::Error | Type::Unknown) => other.clone(),
             (Type::Null, other) | (other, Type::Null) if other.may_be_null() => other.clone(),
             (Type::List(a), Type::List(b)) => Type::list(a.join(b)),
             (Type::Map(a, x), Type::Map(b, y)) => Type::map(a.join(b), x.join(y)),

@@ -310,13 +310,12 @@ fn check_mutating(policy: &Value) -> ErrorList {
         if mutation.at(member).text("expression").trim().is_empty() {
             e.required(&at.child(member).child("expression"), "expression is not specified");
         }
-        // The type of a literal's root; a patch is a list of any kind of operations.
         let expression = mutation.at(member).text("expression");
         let expected = match member {
-            "applyConfiguration" => vec![Type::named("Object")],
-            _ => Vec::new(),
+            "applyConfiguration" => Type::named("Object"),
+            _ => Type::list(Type::named("JSONPatch")),
         };
-        check_expression(&mut e, &at.child(member).child("expression"), expression, &scope, &expected);
+        check_expression(&mut e, &at.child(member).child("expression"), expression, &scope, &[expected]);
     }
     match spec.text("reinvocationPolicy") {
         "" => e.required(&path.child("reinvocationPolicy"), ""),
