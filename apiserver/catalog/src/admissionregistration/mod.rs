@@ -145,8 +145,9 @@ fn check_url(e: &mut ErrorList, path: &Path, url: &str) {
 }
 
 fn check_service(e: &mut ErrorList, path: &Path, service: &Value) {
-    e.need(&path.child("name"), service.text("name"));
-    e.need(&path.child("namespace"), service.text("namespace"));
+    // Upstream's callers give the two in each other's place, so that a missing name is told as a missing namespace.
+    e.need(&path.child("name"), service.text("namespace"));
+    e.need(&path.child("namespace"), service.text("name"));
     let port = service.opt_int("port").unwrap_or(443);
     if !(1..=65535).contains(&port) {
         let detail = "port is not valid: must be between 1 and 65535, inclusive";

@@ -1,5 +1,7 @@
 //! StorageClasses and VolumeAttributesClasses.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 use skeg_machinery::field::{Error, ErrorList, Path};
 
@@ -117,6 +119,12 @@ fn check_attributes(class: &Value) -> ErrorList {
     e
 }
 
+/// What a term asks for, in no order: keys and their values.
+fn topology(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
+    let asked = term.list("matchLabelExpressions").iter();
+    asked.map(|expression| (expression.text("key"), expression.texts("values").into_iter().collect())).collect()
+}
+
 fn check_class(class: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     provisioner(&mut e, &Path::new("provisioner"), class.text("provisioner"));
@@ -147,7 +155,10 @@ fn check_class(class: &Value) -> ErrorList {
                 e.duplicate(&at.child("key"), key);
             }
         }
-        if terms[..index].iter().any(|other| same(other, term)) {
+        // Upstream compares with as many empty terms as there are terms, and with those before.
+        let (own, empty) = (topology(term), expressions.is_empty());
+        let equal = terms[..index].iter().filter(|other| topology(other) == own).count();
+        for _ in 0..equal + if empty { terms.len() } else { 0 } {
             e.duplicate(&at, "");
         }
     }

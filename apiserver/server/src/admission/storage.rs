@@ -30,6 +30,8 @@ impl Plugin for StorageObjectInUseProtection {
             "kubernetes.io/pvc-protection"
         } else if attributes.is("", "persistentvolumes") {
             "kubernetes.io/pv-protection"
+        } else if attributes.is("storage.k8s.io", "volumeattributesclasses") {
+            "kubernetes.io/vac-protection"
         } else {
             return Ok(());
         };
@@ -100,6 +102,19 @@ mod tests {
             StorageObjectInUseProtection.mutate(&write.attributes(), &mut object).await.unwrap();
         }
         assert_eq!(object["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+    }
+
+    #[tokio::test]
+    async fn what_volumes_are_made_by_is_protected() {
+        for (group, resource, finalizer) in [
+            ("", "persistentvolumes", "kubernetes.io/pv-protection"),
+            ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
+        ] {
+            let write = Write::create(group, "v1", resource, "", json!({"metadata": {"name": "gold"}}));
+            let mut object = write.object.clone();
+            StorageObjectInUseProtection.mutate(&write.attributes(), &mut object).await.unwrap();
+            assert_eq!(object["metadata"]["finalizers"], json!([finalizer]));
+        }
     }
 
     #[tokio::test]

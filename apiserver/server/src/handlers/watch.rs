@@ -44,7 +44,8 @@ pub async fn serve(target: &Target) -> Result<Response, Status> {
         Media::Json => "application/json",
         Media::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         Media::Yaml => {
-            return Err(Status::not_acceptable(&[Media::Json.content_type(), Media::Protobuf.content_type()]));
+            let streams = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+            return Err(Status::not_acceptable(&streams));
         }
     };
     let options = ListOptions::from_query(&target.call.query, true)?;

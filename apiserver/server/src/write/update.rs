@@ -104,10 +104,11 @@ impl Write<'_> {
         if wanted.is_empty() || wanted == live {
             return Ok(());
         }
+        // Below the prefix of everything, which upstream's storage adds later.
+        let key = String::from_utf8_lossy(key.strip_prefix(b"/registry").unwrap_or(key));
         Err(self.conflict(format!(
-            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
-             UID in precondition: {wanted}, UID in object meta: {live}",
-            String::from_utf8_lossy(key)
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: \
+             UID in precondition: {wanted}, UID in object meta: {live}"
         )))
     }
 
