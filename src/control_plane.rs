@@ -80,6 +80,7 @@ pub async fn start(
         static_tokens: args.token_auth_file.clone(),
         join_token: Some(token.clone()),
         build: BUILD,
+        check_types: !args.disable_controllers,
         ..EdgeOptions::default()
     };
     let server = standard::start(store.clone(), &Trust::of(&pki), options, &tasks, &shutdown).await;

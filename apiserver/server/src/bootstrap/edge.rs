@@ -110,6 +110,8 @@ pub struct EdgeOptions {
     pub allow_privileged: bool,
     /// Whether this server keeps the endpoints of the `kubernetes` service.
     pub keep_endpoints: bool,
+    /// Whether this server writes the type checking of policies, as a controller does.
+    pub check_types: bool,
 }
 
 impl Default for EdgeOptions {
@@ -133,6 +135,7 @@ impl Default for EdgeOptions {
             plugins_off: Vec::new(),
             allow_privileged: true,
             keep_endpoints: true,
+            check_types: true,
             build: Build::default(),
         }
     }
@@ -326,7 +329,9 @@ impl Edge {
         tasks.spawn(self.addresses.clone().run(token()));
         tasks.spawn(self.mutating_policies.clone().run(token()));
         tasks.spawn(self.validating_policies.clone().run(token()));
-        tasks.spawn(policies::typecheck::run(self.engine.clone(), token()));
+        if self.options.check_types {
+            tasks.spawn(policies::typecheck::run(self.engine.clone(), token()));
+        }
         tasks.spawn(self.mutating.clone().run(token()));
         tasks.spawn(self.validating.clone().run(token()));
         initial::write(&self.resources, objects::namespaces()).await?;
