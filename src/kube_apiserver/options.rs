@@ -158,6 +158,7 @@ fn edge(given: &Given, bind: IpAddr, port: u16) -> anyhow::Result<EdgeOptions> {
         plugins_off: plugins(given, "disable-admission-plugins")?,
         allow_privileged: given.flag("allow-privileged", false),
         keep_endpoints,
+        check_types: true,
         build: crate::control_plane::BUILD,
     })
 }

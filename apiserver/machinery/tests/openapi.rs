@@ -77,13 +77,16 @@ fn descriptions_are_those_of_kubernetes() {
     for (name, schema) in components(&[deployment]) {
         let published = &document["components"]["schemas"][&name];
         for (field, property) in schema["properties"].as_object().into_iter().flatten() {
-            match (&property["description"], &published["properties"][field]["description"]) {
-                (ours, theirs) if ours == theirs => same += 1,
-                (ours, theirs) => missing.push(format!("{name}.{field}: {ours} {theirs}")),
+            // The published files are made without the enumerations that a default server shows.
+            let ours = property["description"].as_str().unwrap_or_default();
+            let ours = ours.split("\n\nPossible enum values:").next().unwrap_or_default();
+            match published["properties"][field]["description"].as_str().unwrap_or_default() {
+                theirs if ours == theirs => same += 1,
+                theirs => missing.push(format!("{name}.{field}: {ours} {theirs}")),
             }
         }
     }
-    assert!(missing.len() < same / 20, "{same} agree, not:\n{}", missing.join("\n"));
+    assert!(missing.is_empty() && same > 300, "{same} agree, not:\n{}", missing.join("\n"));
 }
 
 /// The first place where two schemas differ.
