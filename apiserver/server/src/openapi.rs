@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 use skeg_catalog::spec::{Subresource, Verb};
-use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
+use skeg_machinery::gvk::{GroupResource, GroupVersion, GroupVersionKind};
 use skeg_machinery::openapi::{self, Encoding, Information, ResourcePaths, SubresourcePaths};
 use skeg_machinery::status::Status;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -51,6 +51,7 @@ struct V2Documents {
     by_encoding: HashMap<Encoding, Bytes>,
 }
 
+const NAMESPACES: GroupResource = GroupResource::from_static("", "namespaces");
 const ROOT: &str = "/openapi/v3";
 const V2: &str = "/openapi/v2";
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -213,7 +214,8 @@ fn paths_of(resource: &Resource, gv: &GroupVersion) -> ResourcePaths {
         kind: spec.kind.to_string(),
         namespaced: resource.namespaced(),
         verbs: names(&spec.verbs),
-        returns_deleted: returns_object(&resource.group_resource),
+        // A namespace is answered with, but upstream's documents do not say so.
+        returns_deleted: returns_object(&resource.group_resource) && resource.group_resource != NAMESPACES,
         subresources: subresources.collect(),
         custom: resource.version(&gv.version).and_then(|version| version.openapi.clone()),
     }

@@ -237,14 +237,18 @@ impl Writer<'_> {
         let mut operation = self.operation(Operation {
             id,
             action: "list",
-            description: format!("list or watch objects of kind {}", kind.kind),
+            description: format!(
+                "list {}objects of kind {}",
+                if self.has("watch") { "or watch " } else { "" },
+                kind.kind
+            ),
             gvk: kind,
             parameters: self.options.list.clone(),
             body: None,
             answer: self.reference(&list),
             codes: &["200"],
         });
-        let streams = self.has("watch") && self.resource.custom.is_none();
+        let streams = self.resource.custom.is_none();
         if let (true, Some(Value::Object(content))) = (streams, operation.pointer_mut("/responses/200/content")) {
             let schema = content[MEDIA_TYPES[0]].clone();
             content.extend(WATCH_TYPES.map(|media| (media.to_owned(), schema.clone())));
@@ -348,7 +352,7 @@ impl Writer<'_> {
         let tail = capital(&sub.name);
         let mut item = self.read_write(&sub.gvk, &tail, &sub.verbs);
         let has = |verb: &str| sub.verbs.iter().any(|has| has == verb);
-        let description = format!("{} of the specified {}", sub.name, self.resource.kind);
+        let description = format!("{} of {}", sub.name, one(&self.resource.kind));
         if has("create") {
             let operation = self.operation(Operation {
                 id: self.id("create", "", &tail),
