@@ -1,5 +1,6 @@
 //! The resource.k8s.io group: dynamic resource allocation. CEL selectors are compiled where they are evaluated.
 
+mod capacity;
 pub mod claims;
 pub mod slices;
 
@@ -7,8 +8,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use skeg_machinery::field::{Error, ErrorList, Path};
+use skeg_machinery::validation as rules;
 
 use crate::check::Report;
+use crate::core::podspec::volumes::csi_driver_name;
 use crate::json::{Read, Write};
 
 pub const GROUP: &str = "resource.k8s.io";
@@ -65,16 +68,106 @@ fn check_request(e: &mut ErrorList, path: &Path, request: &Value) {
         _ => e.not_supported(&path.child("allocationMode"), mode, &["All", "ExactCount"]),
     }
     for (index, toleration) in request.list("tolerations").iter().enumerate() {
-        let at = path.child("tolerations").index(index);
-        let (key, operator) = (toleration.text("key"), toleration.text("operator"));
-        if key.is_empty() && operator != "Exists" {
-            e.required(&at.child("key"), "must be specified unless operator is 'Exists'");
-        } else if !key.is_empty() {
-            e.label_name(&at.child("key"), key);
+        check_toleration(e, &path.child("tolerations").index(index), toleration);
+    }
+}
+
+const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
+
+fn check_toleration(e: &mut ErrorList, path: &Path, toleration: &Value) {
+    let (key, value) = (toleration.text("key"), toleration.text("value"));
+    if !key.is_empty() {
+        e.label_name(&path.child("key"), key);
+    }
+    match toleration.text("operator") {
+        "Exists" if !value.is_empty() => {
+            e.invalid(&path.child("value"), value, "must be empty for operator `Exists`");
         }
-        e.one_of(&at.child("operator"), operator, &["Equal", "Exists"]);
-        let effect = toleration.opt_text("effect").filter(|effect| !effect.is_empty());
-        e.one_of_set(&at.child("effect"), effect, &["NoExecute", "NoSchedule"]);
+        "Equal" => e.each(&path.child("value"), value, rules::is_valid_label_value(value)),
+        operator => e.one_of(&path.child("operator"), operator, &["Equal", "Exists"]),
+    }
+    let effect = toleration.opt_text("effect").filter(|effect| !effect.is_empty());
+    e.one_of_set(&path.child("effect"), effect, &EFFECTS);
+}
+
+/// A pool's name: subdomains joined by slashes.
+fn pool_name(e: &mut ErrorList, path: &Path, name: &str) {
+    if !e.need(path, name) {
+        return;
+    }
+    if name.len() > 253 {
+        e.add(Error::too_long(path, 253));
+    }
+    for part in name.split('/') {
+        e.dns_subdomain(path, part);
+    }
+}
+
+/// An identifier that may have a domain before it.
+fn qualified(e: &mut ErrorList, path: &Path, name: &str) {
+    let identifier = |e: &mut ErrorList, id: &str| {
+        if id.len() > 32 {
+            e.add(Error::too_long(path, 32));
+        }
+        e.each(path, id, rules::is_c_identifier(id));
+    };
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [id] => identifier(e, id),
+        [domain, id] => {
+            match domain {
+                "" => e.invalid(path, "", "the domain must not be empty"),
+                domain => csi_driver_name(e, path, domain),
+            }
+            match id {
+                "" => e.invalid(path, "", "the name must not be empty"),
+                id => identifier(e, id),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// One that must have a domain.
+fn fully_qualified(e: &mut ErrorList, path: &Path, name: &str) {
+    qualified(e, path, name);
+    if !name.contains('/') {
+        e.invalid(path, name, "a fully qualified name must be a domain and a name separated by a slash");
+    }
+}
+
+/// Conditions that a device waits for, and those that tell that waiting is in vain.
+fn binding(e: &mut ErrorList, path: &Path, device: &Value) {
+    let lists = ["bindingConditions", "bindingFailureConditions"].map(|name| (path.child(name), device.texts(name)));
+    for (at, names) in &lists {
+        if names.len() > 4 {
+            e.add(Error::too_many(at, names.len() as i64, 4));
+            continue;
+        }
+        for (index, name) in names.iter().enumerate() {
+            e.label_name(&at.index(index), name);
+        }
+    }
+    let [(bound, conditions), (failed, failures)] = &lists;
+    for (index, name) in conditions.iter().enumerate().filter(|(index, name)| conditions[..*index].contains(name)) {
+        e.duplicate(&bound.index(index), *name);
+    }
+    for (index, name) in failures.iter().enumerate() {
+        if failures[..index].contains(name) {
+            e.duplicate(&failed.index(index), *name);
+        }
+        if conditions.contains(name) {
+            let detail = "bindingFailureConditions must not overlap with bindingConditions";
+            e.invalid(&failed.index(index), *name, detail);
+        }
+    }
+    let none = |name: &str| device.at(name).clone();
+    if conditions.is_empty() && !failures.is_empty() {
+        let detail = "bindingConditions are required to use bindingFailureConditions";
+        e.invalid(bound, none("bindingConditions"), detail);
+    }
+    if failures.is_empty() && !conditions.is_empty() {
+        let detail = "bindingFailureConditions are required to use bindingConditions";
+        e.invalid(failed, none("bindingFailureConditions"), detail);
     }
 }
 
@@ -114,10 +207,15 @@ fn check_claim(e: &mut ErrorList, path: &Path, devices: &Value) {
         }
     }
     let references = |e: &mut ErrorList, at: &Path, list: Vec<&str>| {
-        for (index, reference) in list.into_iter().enumerate().filter(|(_, reference)| !names.contains(*reference)) {
-            let detail =
-                "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
-            e.invalid(&at.index(index), reference, detail);
+        if list.len() > 32 {
+            e.add(Error::too_many(at, list.len() as i64, 32));
+            return;
+        }
+        for (index, reference) in list.iter().enumerate() {
+            request_reference(e, &at.index(index), reference, &names);
+        }
+        for (index, reference) in list.iter().enumerate().filter(|(index, name)| list[..*index].contains(name)) {
+            e.duplicate(&at.index(index), *reference);
         }
     };
     let constraints = devices.list("constraints");
@@ -125,10 +223,12 @@ fn check_claim(e: &mut ErrorList, path: &Path, devices: &Value) {
     for (index, constraint) in constraints.iter().enumerate() {
         let at = path.child("constraints").index(index);
         references(e, &at.child("requests"), constraint.texts("requests"));
-        if !constraint.has("matchAttribute") && !constraint.has("distinctAttribute") {
-            let detail =
-                "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
-            e.required(&at, detail);
+        match ["matchAttribute", "distinctAttribute"].into_iter().find(|name| constraint.has(name)) {
+            Some(name) => fully_qualified(e, &at.child(name), constraint.text(name)),
+            None => {
+                let detail = "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+                e.required(&at, detail);
+            }
         }
     }
     let configurations = devices.list("config");
@@ -140,15 +240,40 @@ fn check_claim(e: &mut ErrorList, path: &Path, devices: &Value) {
     }
 }
 
+/// The name of a request, or of one of its subrequests after a slash.
+fn request_reference(e: &mut ErrorList, path: &Path, reference: &str, names: &BTreeSet<String>) {
+    const DETAIL: &str =
+        "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    if reference.split('/').count() > 2 {
+        e.invalid(path, reference, DETAIL);
+        return;
+    }
+    for part in reference.split('/') {
+        e.dns_label(path, part);
+    }
+    if !names.contains(reference) {
+        e.invalid(path, reference, DETAIL);
+    }
+}
+
+/// Parameters that only a driver reads.
+fn raw(e: &mut ErrorList, path: &Path, value: &Value) {
+    match value {
+        Value::Null => e.required(path, ""),
+        value if value.to_string().len() > 10 << 10 => e.add(Error::too_long(path, 10 << 10)),
+        Value::Object(_) => {}
+        _ => e.invalid(path, "<value omitted>", "must be a valid JSON object"),
+    }
+}
+
 fn opaque(e: &mut ErrorList, path: &Path, opaque: &Value) {
     if opaque.is_null() {
         e.required(path, "");
         return;
     }
-    crate::core::podspec::volumes::csi_driver_name(e, &path.child("driver"), opaque.text("driver"));
-    match opaque.at("parameters") {
-        Value::Object(_) => {}
-        Value::Null => e.required(&path.child("parameters"), ""),
-        _ => e.invalid(&path.child("parameters"), "<value omitted>", "must be a valid JSON object"),
-    }
+    csi_driver_name(e, &path.child("driver"), opaque.text("driver"));
+    raw(e, &path.child("parameters"), opaque.at("parameters"));
 }
+
+#[cfg(test)]
+mod tests;
