@@ -7,7 +7,7 @@ use serde_json::Value;
 use skeg_machinery::GroupVersionKind;
 use skeg_machinery::schema::{Schema, TypeRef};
 
-use crate::columns::{self, Table};
+use crate::columns::{self, Printed, Table};
 use crate::rules::{Part, Rules};
 use crate::spec::{
     Backing, Conversion, FieldValue, ResourceSpec, Scope, SelectableField, Subresource, SubresourceSpec, Verb,
@@ -214,7 +214,7 @@ impl Def {
             verbs: self.verbs.to_vec(),
             subresources,
             selectable_fields: self.fields,
-            columns: Arc::new(self.columns),
+            columns: Arc::new(Printed { table: self.columns, group: self.group, kind: self.kind }),
             strategy: Arc::new(self.rules),
             backing: self.backing,
         }

@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use skeg_machinery::table::ColumnDefinition;
 
+use crate::described::describe;
 use crate::json::Read;
 use crate::spec::Columns;
 
@@ -43,22 +44,30 @@ pub struct Row {
     pub now: DateTime<Utc>,
 }
 
-impl Columns for Table {
+/// The columns of one type.
+pub struct Printed {
+    pub table: Table,
+    pub group: &'static str,
+    pub kind: &'static str,
+}
+
+impl Columns for Printed {
     fn definitions(&self) -> Vec<ColumnDefinition> {
-        self.columns
+        self.table
+            .columns
             .iter()
             .map(|&(name, kind, format, priority)| ColumnDefinition {
                 name: name.into(),
                 column_type: kind.into(),
                 format: format.into(),
-                description: describe(name).into(),
+                description: describe(self.group, self.kind, name).into(),
                 priority,
             })
             .collect()
     }
 
     fn cells(&self, object: &Value, now: DateTime<Utc>) -> Vec<Value> {
-        (self.cells)(object, &Row { now })
+        (self.table.cells)(object, &Row { now })
     }
 }
 
@@ -70,20 +79,6 @@ pub const DEFAULT: Table = Table {
 
 /// Name and Age.
 pub const NAME_AGE: Table = Table { columns: &[NAME, AGE], cells: |object, row| vec![name(object), row.age(object)] };
-
-fn describe(name: &str) -> &'static str {
-    match name {
-        "Name" => {
-            "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically. Name is primarily intended for creation idempotence and configuration definition. Cannot be updated. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
-        }
-        "Age" | "Created At" => {
-            "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
-        }
-        "Containers" => "Names of each container in the template.",
-        "Images" => "Images referenced by each container in the template.",
-        _ => "",
-    }
-}
 
 pub fn name(object: &Value) -> Value {
     object.text("metadata.name").into()

@@ -24,6 +24,7 @@ mod columns;
 pub mod coordination;
 pub mod core;
 pub mod custom;
+mod described;
 pub mod discovery;
 pub mod flowcontrol;
 mod json;
