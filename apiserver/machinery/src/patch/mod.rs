@@ -2,6 +2,7 @@
 //! patched one, with upstream's answers to bad patches. Server-side apply is in `apply`.
 
 mod json;
+mod restore;
 mod strategic;
 
 use serde_json::{Map, Value};
@@ -100,23 +101,30 @@ fn duplicates(body: &[u8]) -> Vec<String> {
     found
 }
 
-/// Decodes a patched object against its type: what a patch broke is a 422 that names the patch. `shown` is how the
-/// message shows it: the patched JSON, or for strategic patches [`go_map`] of the patch.
+/// Decodes a patched object against its type: what a patch broke is a 422 that names the patch. A `strategic` patch, here
+/// as it was sent, is shown itself and another converter tells what is wrong; else the message shows the patched JSON.
 pub fn decode_patched(
     patched: Patched,
     ty: &TypeRef,
     validation: FieldValidation,
-    shown: impl Fn(&Value) -> String,
+    strategic: Option<&Value>,
 ) -> Result<Decoded, Status> {
     let invalid = |value: &Value, detail: String| {
-        let error = Error::invalid(&Path::new("patch"), shown(value), detail);
+        let shown = strategic.map_or_else(|| serde_json::to_string(value).unwrap_or_default(), go_map);
+        let error = Error::invalid(&Path::new("patch"), shown, detail);
         Status::invalid(&GroupKind::default(), "", &vec![error].into())
     };
     let collect = if validation == FieldValidation::Strict { FieldValidation::Warn } else { validation };
     let mut decoded = match decode_value(&patched.value, ty, collect) {
         Ok(decoded) => decoded,
-        Err(error) => return Err(invalid(&patched.value, error.to_string())),
+        Err(error) => {
+            let fault = strategic.and_then(|_| restore::fault(&patched.value, ty.get()));
+            return Err(invalid(&patched.value, fault.unwrap_or_else(|| error.to_string())));
+        }
     };
+    if strategic.is_some() {
+        decoded.warnings.sort();
+    }
     let mut strict = patched.strict;
     strict.append(&mut decoded.warnings);
     if validation == FieldValidation::Strict && !strict.is_empty() {

@@ -108,19 +108,18 @@ impl Patch {
         validation: FieldValidation,
     ) -> Result<(Value, Vec<String>), Status> {
         let validation = object::codec_validation(validation);
-        let json = |value: &Value| serde_json::to_string(value).unwrap_or_default();
         let decoded = match self {
             Patch::Json(body) => {
-                patch::decode_patched(patch::json_patch(current, body, validation)?, ty, validation, json)?
+                patch::decode_patched(patch::json_patch(current, body, validation)?, ty, validation, None)?
             }
             Patch::Merge(body) => {
-                patch::decode_patched(patch::merge_patch(current, body, validation)?, ty, validation, json)?
+                patch::decode_patched(patch::merge_patch(current, body, validation)?, ty, validation, None)?
             }
             Patch::Strategic(body) => {
                 // Upstream shows the patch here as Go prints a map.
                 let sent: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
                 let patched = patch::strategic(current, body, ty, validation)?;
-                patch::decode_patched(patched, ty, validation, |_| patch::go_map(&sent))?
+                patch::decode_patched(patched, ty, validation, Some(&sent))?
             }
             Patch::Apply(_) => return Err(unsupported(false)),
         };
@@ -129,6 +128,11 @@ impl Patch {
 }
 
 impl Applied {
+    /// One that the server makes itself.
+    pub fn new(config: Value) -> Self {
+        Self { config, repeated: None }
+    }
+
     /// Refuses or warns as the request's fieldValidation says.
     fn check(&self, write: &Write<'_>) -> Result<(), Status> {
         match (&self.repeated, write.parameters.field_validation) {
