@@ -29,8 +29,11 @@ pub struct Rules {
     pub unconditional_update: bool,
     /// Whether the type has a status subresource: then a create drops the status and an update keeps the old one.
     pub status: bool,
+    /// What nobody comes to own by writing the whole object.
+    pub resets: &'static [&'static str],
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub gc: GcPolicy,
+    pub delete_warning: Option<&'static str>,
 }
 
 impl Rules {
@@ -46,12 +49,14 @@ impl Rules {
         create_on_update: false,
         unconditional_update: true,
         status: true,
+        resets: &["status"],
         grace: |_, _| None,
         gc: GcPolicy::Background,
+        delete_warning: None,
     };
 
     /// A type without spec and status: no generation, nothing to drop.
-    pub const PLAIN: Self = Self { generation: Generation::Never, status: false, ..Self::BASE };
+    pub const PLAIN: Self = Self { generation: Generation::Never, status: false, resets: &[], ..Self::BASE };
 }
 
 impl Strategy for Rules {
@@ -93,6 +98,10 @@ impl Strategy for Rules {
         self.generation
     }
 
+    fn reset_fields(&self) -> &'static [&'static str] {
+        self.resets
+    }
+
     fn allow_create_on_update(&self) -> bool {
         self.create_on_update
     }
@@ -103,6 +112,10 @@ impl Strategy for Rules {
 
     fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         (self.grace)(object, requested)
+    }
+
+    fn delete_warning(&self) -> Option<&'static str> {
+        self.delete_warning
     }
 
     fn default_gc_policy(&self) -> GcPolicy {
@@ -117,6 +130,8 @@ pub struct Part {
     pub open: &'static [&'static str],
     /// Whether labels, annotations and finalizers may change too.
     pub metadata: Metadata,
+    /// What nobody comes to own through the subresource.
+    pub resets: &'static [&'static str],
     pub prepare: fn(&Context<'_>, &mut Value, &Value),
     pub check: CheckUpdate,
 }
@@ -134,8 +149,16 @@ pub enum Metadata {
 }
 
 impl Part {
-    pub const STATUS: Self =
-        Self { open: &["status"], metadata: Metadata::Open, prepare: |_, _, _| {}, check: |_, _| ErrorList::new() };
+    pub const STATUS: Self = Self {
+        open: &["status"],
+        metadata: Metadata::Open,
+        resets: &["spec"],
+        prepare: |_, _, _| {},
+        check: |_, _| ErrorList::new(),
+    };
+
+    /// A status that leaves the metadata alone.
+    pub const STATUS_ONLY: Self = Self { metadata: Metadata::ForStatus, resets: &["metadata", "spec"], ..Self::STATUS };
 
     pub const fn status(check: CheckUpdate) -> Self {
         Self { check, ..Self::STATUS }
@@ -178,6 +201,10 @@ impl UpdateStrategy for Part {
 
     fn validate(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         (self.check)(object, old)
+    }
+
+    fn reset_fields(&self) -> &'static [&'static str] {
+        self.resets
     }
 }
 

@@ -149,6 +149,10 @@ pub trait UpdateStrategy: Send + Sync + 'static {
     fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: &Value) -> Vec<String> {
         Vec::new()
     }
+    /// Fields, dotted, that nobody comes to own through this subresource (upstream: GetResetFields).
+    fn reset_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
 }
 
 /// The rules of one resource type. Objects are of the storage version, ObjectMeta is validated by the server's write
@@ -171,6 +175,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn generation(&self) -> Generation {
         Generation::OnSpecChange
     }
+    /// Fields, dotted, that nobody comes to own by writing the whole object (upstream: GetResetFields).
+    fn reset_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
     fn allow_create_on_update(&self) -> bool {
         false
     }
@@ -179,6 +187,10 @@ pub trait Strategy: Send + Sync + 'static {
     }
     /// `Some(seconds)` when deletion is graceful (Pods): what the object waits with deletionTimestamp set; 0 deletes now.
     fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// What a client is told that leaves it to the default what becomes of dependents.
+    fn delete_warning(&self) -> Option<&'static str> {
         None
     }
     /// The finalizer a delete without propagationPolicy adds: upstream's DefaultGarbageCollectionPolicy.
@@ -193,6 +205,12 @@ pub enum Generation {
     OnSpecChange,
     /// Deployments: also when an annotation changes.
     OnSpecOrAnnotationsChange,
+    /// EndpointSlices: also when a label changes.
+    OnSpecOrLabelsChange,
+    /// CSIDrivers: absent until something changes.
+    FromFirstChange,
+    /// PriorityClasses: 1 for good.
+    One,
     /// Custom resources: whenever anything but metadata changes; never by the status subresource.
     OnAnyChange,
 }

@@ -312,3 +312,41 @@ fn discovery_facts_are_the_reviewed_ones() {
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(found, golden, "run with UPDATE_GOLDEN=1 and review the difference");
 }
+
+#[test]
+fn nobody_owns_what_a_strategy_resets() {
+    for (resource, subresource, expected) in [
+        ("configmaps", "", &[][..]),
+        ("nodes", "", &["status"]),
+        ("deployments", "", &["status"]),
+        ("deployments", "status", &["spec", "metadata.labels"]),
+        ("pods", "status", &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"]),
+        ("pods", "resize", &[]),
+        ("namespaces", "finalize", &["status"]),
+        ("certificatesigningrequests", "", &["spec", "status"]),
+        ("certificatesigningrequests", "approval", &["spec", "status.certificate"]),
+        ("certificatesigningrequests", "status", &["spec", "status.conditions"]),
+        ("validatingadmissionpolicies", "", &["status"]),
+        ("flowschemas", "status", &["metadata", "spec"]),
+        ("customresourcedefinitions", "status", &["spec"]),
+    ] {
+        let spec = named(resource);
+        let part = spec.subresources.iter().find(|part| part.name == subresource).map(|part| &part.behaviour);
+        let found = match part {
+            Some(Subresource::Update(part)) => part.reset_fields(),
+            _ => spec.strategy.reset_fields(),
+        };
+        assert_eq!(found, expected, "{resource} {subresource}");
+    }
+}
+
+#[test]
+fn a_daemon_set_that_was_read_tells_its_template_generation() {
+    let spec = named("daemonsets");
+    let mut set = fixture(&spec);
+    spec.strategy.default("v1", &mut set);
+    let key = "deprecated.daemonset.template.generation";
+    assert_eq!(set.member("metadata.annotations", key), Some("0"));
+    let (set, _) = create(&spec, set);
+    assert_eq!(set.member("metadata.annotations", key), Some("1"));
+}

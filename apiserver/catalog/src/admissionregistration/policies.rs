@@ -24,11 +24,14 @@ fn def(resource: &'static str, kind: &'static str) -> Def {
 
 pub fn validating_policy() -> ResourceSpec {
     def("validatingadmissionpolicies", "ValidatingAdmissionPolicy")
-        .status(Part::status(|policy, _| {
-            let mut e = ErrorList::new();
-            e.conditions(&Path::new("status").child("conditions"), policy.list("status.conditions"));
-            e
-        }))
+        .status(Part {
+            check: |policy, _| {
+                let mut e = ErrorList::new();
+                e.conditions(&Path::new("status").child("conditions"), policy.list("status.conditions"));
+                e
+            },
+            ..Part::STATUS_ONLY
+        })
         .columns(Table {
             columns: const { &[NAME, int("Validations"), text("ParamKind"), AGE] },
             cells: |policy, row| {
@@ -37,6 +40,7 @@ pub fn validating_policy() -> ResourceSpec {
         })
         .rules(Rules {
             defaults: |_, policy| default_policy(policy),
+            resets: &["status"],
             create: |_, policy| policy.set("status", json!({})),
             check: check_validating,
             check_update: |policy, _| check_validating(policy),

@@ -18,6 +18,7 @@ pub fn api_service() -> ResourceSpec {
         .categories(&["api-extensions"])
         .status(Part {
             metadata: Metadata::Kept,
+            resets: &["spec", "metadata"],
             check: |service, _| {
                 let mut e = ErrorList::new();
                 for (index, condition) in service.list("status.conditions").iter().enumerate() {

@@ -105,6 +105,10 @@ fn set_defaults(_: &str, set: &mut Value) {
         set.default_to("spec.updateStrategy.rollingUpdate.maxSurge", 0);
     }
     set.default_to("spec.revisionHistoryLimit", 10);
+    // Every v1 DaemonSet that has been read has it.
+    if annotation(set, TEMPLATE_GENERATION).is_none() {
+        set_template_generation(set, 0);
+    }
 }
 
 fn check(set: &Value) -> ErrorList {

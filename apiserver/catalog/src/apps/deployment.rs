@@ -18,6 +18,7 @@ pub fn spec() -> ResourceSpec {
         .categories(&["all"])
         .scale("spec.selector")
         .status(Part {
+            resets: &["spec", "metadata.labels"],
             prepare: |_, object, old| object.copy_from("metadata.labels", old),
             check: |object, old| {
                 let mut e = ErrorList::new();

@@ -61,6 +61,10 @@ pub fn spec() -> ResourceSpec {
             check_update,
             warn: name_warning,
             gc: GcPolicy::Orphan,
+            delete_warning: Some(
+                "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove \
+                 them or set propagationPolicy=Orphan to suppress this warning",
+            ),
             ..Rules::BASE
         })
         .build()

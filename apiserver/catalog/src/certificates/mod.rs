@@ -51,6 +51,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             "approval",
             READ_WRITE,
             Part {
+                resets: &["spec", "status.certificate"],
                 prepare: |ctx, request, old| {
                     timestamps(ctx, request, old);
                     let conditions = request.at("status.conditions").clone();
@@ -62,6 +63,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             },
         )
         .status(Part {
+            resets: &["spec", "status.conditions"],
             prepare: |ctx, request, old| {
                 for kind in ["Approved", "Denied"] {
                     keep_conditions(request, old, kind);
@@ -84,6 +86,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             update: |_, request, old| request.copy_from("spec", old),
             check_update: |request, old| check_update(request, old, Open::Nothing),
             generation: Generation::Never,
+            resets: &["spec", "status"],
             ..Rules::BASE
         })
         .build()

@@ -17,7 +17,11 @@ pub fn spec() -> ResourceSpec {
         .cluster()
         .short(&["ns"])
         .verbs(&[Create, Delete, Get, List, Patch, Update, Watch])
-        .part("finalize", &[Update], Part { open: &["spec", "status"], check: check_finalize, ..Part::STATUS })
+        .part(
+            "finalize",
+            &[Update],
+            Part { open: &["spec", "status"], resets: &["status"], check: check_finalize, ..Part::STATUS },
+        )
         .status(Part::status(check_status))
         .fields(&[("status.phase", "")])
         .columns(Table {

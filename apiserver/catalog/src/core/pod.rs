@@ -351,6 +351,7 @@ fn annotation_changes(e: &mut ErrorList, pod: &Value, old: &Value) {
 
 const STATUS: Part = Part {
     metadata: Metadata::OwnersKept,
+    resets: &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"],
     prepare: |_, pod, old| {
         if pod.text("status.qosClass").is_empty() {
             pod.copy_from("status.qosClass", old);
@@ -465,6 +466,7 @@ fn restarts(e: &mut ErrorList, path: &Path, pod: &Value, old: &Value, member: &s
 const EPHEMERAL: Part = Part {
     open: &["spec"],
     metadata: Metadata::ForStatus,
+    resets: &[],
     prepare: |_, pod, old| {
         let containers = pod.at("spec.ephemeralContainers").clone();
         pod.copy_from("spec", old);
@@ -505,6 +507,7 @@ const EPHEMERAL: Part = Part {
 const RESIZE: Part = Part {
     open: &["spec"],
     metadata: Metadata::ForStatus,
+    resets: &[],
     prepare: |_, pod, old| {
         for list in ["containers", "initContainers"] {
             let path = format!("spec.{list}");

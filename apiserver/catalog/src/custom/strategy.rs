@@ -117,6 +117,10 @@ impl Strategy for CustomStrategy {
         Generation::OnAnyChange
     }
 
+    fn reset_fields(&self) -> &'static [&'static str] {
+        if self.status { &["status"] } else { &[] }
+    }
+
     fn allow_unconditional_update(&self) -> bool {
         false
     }
@@ -231,5 +235,9 @@ impl UpdateStrategy for StatusStrategy {
         errors.extend(strategy.lists(object, Some(old)));
         strategy.run_rules(ctx, &mut errors, object, Some(old));
         errors
+    }
+
+    fn reset_fields(&self) -> &'static [&'static str] {
+        &["metadata", "spec"]
     }
 }

@@ -55,7 +55,7 @@ pub fn endpoint_slice() -> ResourceSpec {
                 e.immutable(&Path::new("addressType"), slice.at("addressType"), old.at("addressType"));
                 e
             },
-            generation: Generation::OnSpecChange,
+            generation: Generation::OnSpecOrLabelsChange,
             ..Rules::PLAIN
         })
         .build()

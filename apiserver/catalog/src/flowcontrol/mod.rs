@@ -16,11 +16,14 @@ const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 pub fn flow_schema() -> ResourceSpec {
     Def::new(GROUP, "v1", "flowschemas", "FlowSchema")
         .cluster()
-        .status(Part::status(|schema, _| {
-            let mut e = ErrorList::new();
-            conditions(&mut e, schema);
-            e
-        }))
+        .status(Part {
+            check: |schema, _| {
+                let mut e = ErrorList::new();
+                conditions(&mut e, schema);
+                e
+            },
+            ..Part::STATUS_ONLY
+        })
         .columns(Table {
             columns: const {
                 &[
@@ -208,11 +211,14 @@ fn check_subject(e: &mut ErrorList, path: &Path, subject: &Value) {
 pub fn priority_level_configuration() -> ResourceSpec {
     Def::new(GROUP, "v1", "prioritylevelconfigurations", "PriorityLevelConfiguration")
         .cluster()
-        .status(Part::status(|level, _| {
-            let mut e = ErrorList::new();
-            conditions(&mut e, level);
-            e
-        }))
+        .status(Part {
+            check: |level, _| {
+                let mut e = ErrorList::new();
+                conditions(&mut e, level);
+                e
+            },
+            ..Part::STATUS_ONLY
+        })
         .columns(Table {
             columns: const {
                 &[

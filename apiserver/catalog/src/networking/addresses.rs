@@ -10,7 +10,7 @@ use crate::check::{IMMUTABLE, Report};
 use crate::columns::{AGE, NAME, Table, name, text};
 use crate::json::Read;
 use crate::net;
-use crate::rules::{Metadata, Part, Rules};
+use crate::rules::{Part, Rules};
 use crate::spec::{Generation, ResourceSpec};
 
 pub fn ip_address() -> ResourceSpec {
@@ -77,7 +77,7 @@ fn check(address: &Value) -> ErrorList {
 pub fn service_cidr() -> ResourceSpec {
     Def::new(GROUP, "v1", "servicecidrs", "ServiceCIDR")
         .cluster()
-        .status(Part { metadata: Metadata::ForStatus, ..Part::STATUS })
+        .status(Part::STATUS_ONLY)
         .columns(Table {
             columns: const { &[NAME, text("CIDRs"), AGE] },
             cells: |cidr, row| vec![name(cidr), cidr.texts("spec.cidrs").join(",").into(), row.age(cidr)],

@@ -8,12 +8,12 @@ use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, NAME_AGE, Table, name, text};
 use crate::json::{Read, Write};
-use crate::rules::{Metadata, Part, Rules};
+use crate::rules::{Part, Rules};
 use crate::spec::{Generation, ResourceSpec};
 
 pub fn claim() -> ResourceSpec {
     Def::new(GROUP, "v1", "resourceclaims", "ResourceClaim")
-        .status(Part { metadata: Metadata::ForStatus, check: check_status, ..Part::STATUS })
+        .status(Part { check: check_status, ..Part::STATUS_ONLY })
         .columns(Table {
             columns: const { &[NAME, text("State"), AGE] },
             cells: |claim, row| vec![name(claim), state(claim).into(), row.age(claim)],

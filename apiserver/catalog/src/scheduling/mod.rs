@@ -37,7 +37,7 @@ pub fn priority_class() -> ResourceSpec {
                 e.immutable(&Path::new("preemptionPolicy"), class.at("preemptionPolicy"), old.at("preemptionPolicy"));
                 e
             },
-            generation: Generation::OnSpecChange,
+            generation: Generation::One,
             ..Rules::PLAIN
         })
         .build()

@@ -73,7 +73,7 @@ pub fn driver() -> ResourceSpec {
                 }
                 e
             },
-            generation: Generation::OnSpecChange,
+            generation: Generation::FromFirstChange,
             unconditional_update: false,
             ..Rules::PLAIN
         })
@@ -181,17 +181,6 @@ fn check_node(node: &Value) -> ErrorList {
 
 pub fn storage_capacity() -> ResourceSpec {
     Def::new(GROUP, "v1", "csistoragecapacities", "CSIStorageCapacity")
-        .columns(Table {
-            columns: const { &[NAME, text("StorageClassName"), text("Capacity")] },
-            cells: |capacity, _| {
-                let amount = match capacity.at("capacity") {
-                    Value::String(text) => text.clone(),
-                    Value::Null => "<unset>".into(),
-                    other => other.to_string(),
-                };
-                vec![name(capacity), capacity.text("storageClassName").into(), amount.into()]
-            },
-        })
         .rules(Rules {
             check: check_capacity,
             check_update: |capacity, old| {

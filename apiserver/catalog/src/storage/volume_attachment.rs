@@ -11,13 +11,13 @@ use crate::core::persistent_volume::{source_defaults, validate_spec};
 use crate::core::podspec::volumes::csi_driver_name;
 use crate::json::{Read, Write};
 use crate::names;
-use crate::rules::{Metadata, Part, Rules};
+use crate::rules::{Part, Rules};
 use crate::spec::{Generation, ResourceSpec};
 
 pub fn spec() -> ResourceSpec {
     Def::new(GROUP, "v1", "volumeattachments", "VolumeAttachment")
         .cluster()
-        .status(Part { metadata: Metadata::ForStatus, check: |attachment, _| check(attachment), ..Part::STATUS })
+        .status(Part { check: |attachment, _| check(attachment), ..Part::STATUS_ONLY })
         .columns(Table {
             columns: const {
                 &[NAME, ("Attacher", "string", "name", 0), text("PV"), text("Node"), boolean("Attached"), AGE]

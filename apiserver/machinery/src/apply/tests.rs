@@ -185,3 +185,21 @@ fn kubectl_takes_over_from_client_side_apply() {
     assert_eq!(next["data"]["x"], "2");
     assert!(meta::annotation(&next, LAST_APPLIED).unwrap().contains("\"x\":\"2\""));
 }
+
+#[test]
+fn arbitrary_json_is_owned_as_a_whole() {
+    let gvk = GroupVersionKind::from_static("apps", "v1", "ControllerRevision");
+    let revision = |data: Value| {
+        let metadata = json!({"name": "r", "namespace": "n"});
+        let object = json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": metadata, "data": data});
+        decoded(object, &gvk)
+    };
+    let mut first = revision(json!({"spec": {"a": 1}}));
+    track_update(None, &mut first, &ty(&gvk), &writer("a", &gvk));
+    assert_eq!(meta::managed_fields(&first)[0]["fieldsV1"], json!({"f:data": {}}));
+    let mut second = revision(json!({"spec": {"a": 1, "b": 2}}));
+    track_update(Some(&first), &mut second, &ty(&gvk), &writer("b", &gvk));
+    let owners: Vec<&str> =
+        meta::managed_fields(&second).iter().filter_map(|entry| entry["manager"].as_str()).collect();
+    assert_eq!(owners, ["b"]);
+}

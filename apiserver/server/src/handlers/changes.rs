@@ -80,12 +80,20 @@ async fn delete_options(target: &mut Target) -> Result<DeleteOptions, Status> {
     }
 }
 
+/// Dependents that stay behind may surprise.
+fn warn_of_default(target: &Target, options: &DeleteOptions) {
+    if options.propagation_policy.is_none() && options.orphan_dependents.is_none() {
+        target.call.warn(target.resource.spec.strategy.delete_warning());
+    }
+}
+
 pub async fn delete(target: &mut Target) -> Result<Response, Status> {
     let output = target.output()?;
     let options = delete_options(target).await?;
     let mut parameters = WriteParameters::internal("", options.dry_run, WriteKind::Update);
     parameters.options = options.raw.clone();
     let write = target.write(target.name(), &parameters);
+    warn_of_default(target, &options);
     let deleted = write.delete(&options).await?;
     let waits = matches!(deleted, crate::write::delete::Deleted::Waiting(_));
     let code = if waits && options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -115,6 +123,7 @@ pub async fn delete_collection(target: &mut Target) -> Result<Response, Status> 
     let output = target.output()?;
     let options = ListOptions::from_query(&target.call.query, false)?;
     let delete_options = delete_options(target).await?;
+    warn_of_default(target, &delete_options);
     let page = list::collect(target, &options).await?;
     let mut parameters = WriteParameters::internal("", delete_options.dry_run, WriteKind::Update);
     parameters.options = delete_options.raw.clone();

@@ -65,7 +65,7 @@ impl Write<'_> {
         let strategy = &self.resource.spec.strategy;
         self.with_context(|ctx| {
             strategy.prepare_for_create(ctx, &mut object);
-            if strategy.generation() != Generation::Never {
+            if !matches!(strategy.generation(), Generation::Never | Generation::FromFirstChange) {
                 meta::set_generation(&mut object, 1);
             }
             let mut errors = self.metadata_problems(&object);

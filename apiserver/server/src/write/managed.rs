@@ -2,6 +2,7 @@
 //! fields a write cannot set is decided here.
 
 use serde_json::Value;
+use skeg_catalog::spec::Subresource;
 use skeg_machinery::apply::{self, Writer};
 use skeg_machinery::codec::json::{FieldValidation, decode_value};
 use skeg_machinery::gvk::GroupVersionKind;
@@ -11,20 +12,14 @@ use skeg_machinery::status::Status;
 use super::{Write, timestamp};
 use crate::object;
 
-/// What a write of the whole object drops when status is a subresource, and what a write of status drops.
-const OF_OBJECT: &[&str] = &["status"];
-const OF_STATUS: &[&str] = &["spec"];
-const OF_CUSTOM_STATUS: &[&str] = &["metadata", "spec"];
-
 fn with_writer<T>(write: &Write<'_>, f: impl FnOnce(&Writer<'_>) -> T) -> T {
     let gvk: GroupVersionKind = write.kind();
     let now = timestamp(write.server.now());
     let subresource = write.subresource_name();
-    let reset_fields = match subresource {
-        "" if write.resource.subresource("status").is_some() => OF_OBJECT,
-        "status" if write.resource.custom => OF_CUSTOM_STATUS,
-        "status" => OF_STATUS,
-        _ => &[],
+    let reset_fields = match write.subresource.map(|part| &part.behaviour) {
+        None => write.resource.spec.strategy.reset_fields(),
+        Some(Subresource::Update(part)) => part.reset_fields(),
+        Some(_) => &[],
     };
     f(&Writer { manager: &write.manager, gvk: &gvk, subresource, now: now.as_str().unwrap_or_default(), reset_fields })
 }

@@ -260,8 +260,12 @@ pub(crate) fn spec_differs(new: &Value, old: &Value) -> bool {
 /// `whole`: a write of the object itself, not of a subresource, which never counts annotations.
 pub(crate) fn bump_generation(resource: &Resource, new: &mut Value, old: &Value, whole: bool) {
     let grows = match resource.spec.strategy.generation() {
-        Generation::Never => false,
-        Generation::OnSpecChange => spec_differs(new, old),
+        Generation::Never | Generation::One => false,
+        Generation::OnSpecChange | Generation::FromFirstChange => spec_differs(new, old),
+        Generation::OnSpecOrLabelsChange => {
+            let labels = |object| meta::get(object, &["metadata", "labels"]);
+            spec_differs(new, old) || labels(new) != labels(old)
+        }
         Generation::OnAnyChange => whole && (spec_differs(new, old) || new.get("status") != old.get("status")),
         Generation::OnSpecOrAnnotationsChange => {
             spec_differs(new, old) || (whole && meta::annotations(new) != meta::annotations(old))
