@@ -3,6 +3,7 @@
 
 pub mod binding;
 pub mod eviction;
+mod review_check;
 pub mod reviews;
 pub mod token;
 

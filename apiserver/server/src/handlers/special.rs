@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::Value;
+use skeg_machinery::apply::{self, Writer};
 use skeg_machinery::gvk::{GroupVersionKind, GroupVersionResource};
 use skeg_machinery::meta;
-use skeg_machinery::schema::Schema;
+use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
 
 use super::{no_such_path, read_body};
@@ -19,6 +20,7 @@ use crate::request::{RequestInfo, UserInfo};
 use crate::respond;
 use crate::server::Server;
 use crate::special::SpecialRequest;
+use crate::write::timestamp;
 
 /// What a body of this request is.
 pub fn body_kind(request: &SpecialRequest) -> Result<GroupVersionKind, Status> {
@@ -55,7 +57,23 @@ pub async fn read_object(request: &mut SpecialRequest) -> Result<Value, Status> 
         resource.default(version, &mut value);
     }
     check_identity(request, &mut value)?;
+    track(request, &kind, &ty, &mut value);
     Ok(value)
+}
+
+/// What is not stored is told its managers all the same.
+fn track(request: &SpecialRequest, kind: &GroupVersionKind, ty: &TypeRef, value: &mut Value) {
+    let query = Query::parse(request.request.uri().query().unwrap_or(""));
+    let manager = super::manager(query.get("fieldManager").unwrap_or_default(), request.request.headers());
+    let now = timestamp(request.server.now());
+    let writer = Writer {
+        manager: &manager,
+        gvk: kind,
+        subresource: &request.info.subresource,
+        now: now.as_str().unwrap_or_default(),
+        reset_fields: &[],
+    };
+    apply::track_update(None, value, ty, &writer);
 }
 
 /// The namespace of the request and, for a subresource, its name: checked where given, filled in where not.

@@ -7,14 +7,13 @@ use async_trait::async_trait;
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
-use skeg_machinery::field::{Error as FieldError, ErrorList, Path};
 use skeg_machinery::gvk::GroupKind;
 use skeg_machinery::status::Status;
 
 use crate::authn::{Authentication, Authenticator, Credentials, with_authenticated_group};
 use crate::authz::{Authorizer, Decision, rules};
 use crate::request::{RequestInfo, UserInfo};
-use crate::special::{SpecialHandler, SpecialRequest};
+use crate::special::{SpecialHandler, SpecialRequest, review_check};
 
 /// tokenreviews.
 pub struct TokenReview {
@@ -34,11 +33,11 @@ pub struct RulesReview {
     pub authorizer: Arc<dyn Authorizer>,
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or("")
 }
 
-fn strings(value: &Value) -> Vec<String> {
+pub(super) fn strings(value: &Value) -> Vec<String> {
     let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }
@@ -52,14 +51,25 @@ impl SpecialHandler for TokenReview {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
         let credentials = Credentials::token(&token, strings(&review["spec"]["audiences"]));
-        review["status"] = match self.authenticator.authenticate(&credentials).await {
+        // Of a status that was sent, what the answer does not replace stays.
+        if !review["status"]["user"].is_object() {
+            review["status"]["user"] = json!({});
+        }
+        let status = &mut review["status"];
+        match self.authenticator.authenticate(&credentials).await {
             Authentication::User { user, audiences } => {
-                let user = with_authenticated_group(user).to_json();
-                json!({"authenticated": true, "user": user, "audiences": audiences})
+                status["user"] = with_authenticated_group(user).to_json();
+                status["authenticated"] = json!(true);
+                status["audiences"] = json!(audiences);
             }
-            Authentication::Rejected(why) => json!({"user": {}, "error": why}),
-            Authentication::Unknown => json!({"user": {}}),
-        };
+            refused => {
+                status["authenticated"] = json!(false);
+                status["error"] = match refused {
+                    Authentication::Rejected(why) => json!(why),
+                    _ => json!("invalid bearer token"),
+                };
+            }
+        }
         request.respond(StatusCode::CREATED, &review)
     }
 }
@@ -67,10 +77,14 @@ impl SpecialHandler for TokenReview {
 #[async_trait]
 impl SpecialHandler for SelfSubjectReview {
     async fn handle(&self, mut request: SpecialRequest) -> Result<Response, Status> {
-        let mut review = request.object().await?;
-        review["status"] = json!({"userInfo": request.user.to_json()});
-        review["metadata"]["creationTimestamp"] =
-            json!(chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+        request.object().await?;
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let review = json!({
+            "kind": "SelfSubjectReview",
+            "apiVersion": format!("authentication.k8s.io/{}", request.info.api_version),
+            "metadata": {"creationTimestamp": now},
+            "status": {"userInfo": request.user.to_json()},
+        });
         request.respond(StatusCode::CREATED, &review)
     }
 }
@@ -79,8 +93,13 @@ impl SpecialHandler for SelfSubjectReview {
 impl SpecialHandler for AccessReview {
     async fn handle(&self, mut request: SpecialRequest) -> Result<Response, Status> {
         let mut review = request.object().await?;
+        let errors = review_check::faults(&request.info.resource, &review);
+        if !errors.is_empty() {
+            // Upstream has forgotten the kind by then, and says none.
+            let kind = GroupKind { group: "authorization.k8s.io".into(), kind: "".into() };
+            return Err(Status::invalid(&kind, "", &errors));
+        }
         let spec = review["spec"].clone();
-        check(&request, &spec)?;
         let user = match request.info.resource.as_str() {
             "selfsubjectaccessreviews" => request.user.clone(),
             _ => UserInfo {
@@ -96,6 +115,10 @@ impl SpecialHandler for AccessReview {
             Decision::Deny(reason) => with_reason(json!({"allowed": false, "denied": true}), &reason),
             Decision::NoOpinion(reason) => with_reason(json!({"allowed": false}), &reason),
         };
+        let unread = review_check::unread_selectors(&spec["resourceAttributes"]);
+        if !unread.is_empty() {
+            review["status"]["evaluationError"] = json!(unread.join("; "));
+        }
         request.respond(StatusCode::CREATED, &review)
     }
 }
@@ -110,52 +133,6 @@ fn with_reason(mut status: Value, reason: &str) -> Value {
 fn extra(value: &Value) -> BTreeMap<String, Vec<String>> {
     let map = value.as_object().into_iter().flatten();
     map.map(|(key, values)| (key.to_lowercase(), strings(values))).collect()
-}
-
-/// Upstream: apis/authorization/validation.
-fn check(request: &SpecialRequest, spec: &Value) -> Result<(), Status> {
-    let root = Path::new("spec");
-    let mut errors = ErrorList::default();
-    let (resource, other) = (spec["resourceAttributes"].is_object(), spec["nonResourceAttributes"].is_object());
-    if resource && other {
-        errors.push(FieldError::invalid(
-            &root.child("nonResourceAttributes"),
-            spec["nonResourceAttributes"].clone(),
-            "cannot be specified in combination with resourceAttributes",
-        ));
-    }
-    if !resource && !other {
-        errors.push(FieldError::invalid(
-            &root.child("resourceAttributes"),
-            Value::Null,
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ));
-    }
-    let own = request.info.resource == "selfsubjectaccessreviews";
-    if !own && text(spec, "user").is_empty() && strings(&spec["groups"]).is_empty() {
-        errors.push(FieldError::invalid(&root.child("user"), "", "at least one of user or group must be specified"));
-    }
-    if request.info.resource == "localsubjectaccessreviews" {
-        let namespace = text(&spec["resourceAttributes"], "namespace");
-        if namespace != request.info.namespace {
-            let path = root.child("resourceAttributes").child("namespace");
-            errors.push(FieldError::invalid(&path, namespace, "must match metadata.namespace"));
-        }
-        if other {
-            let path = root.child("nonResourceAttributes");
-            let value = spec["nonResourceAttributes"].clone();
-            errors.push(FieldError::invalid(&path, value, "disallowed on this kind of request"));
-        }
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let kind = match request.info.resource.as_str() {
-        "selfsubjectaccessreviews" => "SelfSubjectAccessReview",
-        "localsubjectaccessreviews" => "LocalSubjectAccessReview",
-        _ => "SubjectAccessReview",
-    };
-    Err(Status::invalid(&GroupKind { group: "authorization.k8s.io".into(), kind: kind.into() }, "", &errors))
 }
 
 /// The request that the review asks about.
@@ -186,8 +163,8 @@ fn asked(spec: &Value) -> RequestInfo {
 #[async_trait]
 impl SpecialHandler for RulesReview {
     async fn handle(&self, mut request: SpecialRequest) -> Result<Response, Status> {
-        let mut review = request.object().await?;
-        let namespace = text(&review["spec"], "namespace").to_owned();
+        let asked = request.object().await?;
+        let namespace = text(&asked["spec"], "namespace").to_owned();
         if namespace.is_empty() {
             return Err(Status::bad_request("no namespace on request"));
         }
@@ -198,8 +175,13 @@ impl SpecialHandler for RulesReview {
         let all: Vec<Value> = found.iter().map(rules::to_value).collect();
         let (other, resource): (Vec<Value>, Vec<Value>) =
             all.into_iter().partition(|r| r["nonResourceURLs"].is_array());
-        review["status"] =
-            json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": problem.is_some()});
+        let mut review = json!({
+            "kind": "SelfSubjectRulesReview",
+            "apiVersion": "authorization.k8s.io/v1",
+            "metadata": {},
+            "spec": {},
+            "status": {"resourceRules": resource, "nonResourceRules": other, "incomplete": problem.is_some()},
+        });
         if let Some(problem) = problem {
             review["status"]["evaluationError"] = json!(problem);
         }
