@@ -5,17 +5,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use chrono::{SecondsFormat, Utc};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue};
-use serde_json::Value;
+use serde_json::{Value, json};
 use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
+use skeg_machinery::text::quote;
 use tokio_util::sync::CancellationToken;
 
 use crate::request::{RequestInfo, UserInfo};
 use crate::resources::{Change, Resources};
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+const CONSUMER: &str = "api-priority-and-fairness-config-consumer-v1";
 
 /// The flow schemas in the order that they are tried, and the uids of the levels.
 #[derive(Default)]
@@ -39,12 +42,15 @@ impl Priorities {
             resources.follow(&levels).map(|change| (false, change)),
         );
         let mut found: [HashMap<String, Arc<Value>>; 2] = Default::default();
+        let mut synced = [false, false];
+        let mut told = HashMap::new();
         loop {
             let (is_schema, change) = tokio::select! {
                 Some(change) = changes.next() => change,
                 () = shutdown.cancelled() => return,
             };
             let objects = &mut found[usize::from(is_schema)];
+            let was_synced = matches!(change, Change::Synced);
             match change {
                 Change::Restart => objects.clear(),
                 Change::Applied(object) => {
@@ -56,6 +62,11 @@ impl Priorities {
                 Change::Synced => {}
             }
             self.table.store(Arc::new(Table::of(&found[1], &found[0])));
+            // Nothing is dangling before both lists are whole.
+            synced[usize::from(is_schema)] |= was_synced;
+            if synced == [true, true] {
+                tell(&*resources, &found[1], &found[0], &mut told).await;
+            }
         }
     }
 
@@ -70,6 +81,53 @@ impl Priorities {
         headers.insert("x-kubernetes-pf-flowschema-uid", schema);
         headers.insert("x-kubernetes-pf-prioritylevel-uid", level.clone());
     }
+}
+
+/// Tells in the status of each schema whether its level is there, where that is not told yet; of each state of it once.
+async fn tell(
+    resources: &dyn Resources,
+    schemas: &HashMap<String, Arc<Value>>,
+    levels: &HashMap<String, Arc<Value>>,
+    told: &mut HashMap<String, (String, bool)>,
+) {
+    told.retain(|name, _| schemas.contains_key(name));
+    for schema in schemas.values() {
+        let level = meta::str_at(schema, &["spec", "priorityLevelConfiguration", "name"]);
+        let found = levels.contains_key(level);
+        let Some(mut condition) = dangling(schema, found) else { continue };
+        let state = (meta::resource_version(schema).to_owned(), found);
+        if told.insert(meta::name(schema).to_owned(), state.clone()) == Some(state) {
+            continue;
+        }
+        condition["lastTransitionTime"] = json!(Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true));
+        let object = json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "FlowSchema",
+            "metadata": {"name": meta::name(schema)},
+            "status": {"conditions": [condition]},
+        });
+        let of = GroupResource::from_static(GROUP, "flowschemas");
+        if let Err(status) = resources.apply_status(&UserInfo::loopback(), &of, object, CONSUMER).await {
+            tracing::debug!(schema = meta::name(schema), status.message, "a flow schema's condition was not written");
+        }
+    }
+}
+
+/// The condition that a schema lacks (apiserver/pkg/util/flowcontrol/apf_controller.go); `None` where it has it.
+fn dangling(schema: &Value, found: bool) -> Option<Value> {
+    let level = quote(meta::str_at(schema, &["spec", "priorityLevelConfiguration", "name"]));
+    let named = format!("This FlowSchema references the PriorityLevelConfiguration object named {level}");
+    let wanted = if found {
+        json!({"type": "Dangling", "status": "False", "reason": "Found", "message": format!("{named} and it exists")})
+    } else {
+        let message = format!("{named} but there is no such object");
+        json!({"type": "Dangling", "status": "True", "reason": "NotFound", "message": message})
+    };
+    let conditions = meta::array_at(schema, &["status", "conditions"]);
+    let has = conditions.iter().any(|condition| {
+        wanted.as_object().into_iter().flatten().all(|(member, value)| condition.get(member) == Some(value))
+    });
+    (!has).then_some(wanted)
 }
 
 impl Table {
@@ -147,11 +205,24 @@ fn subject_matches(subject: &Value, user: &UserInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn schema(name: &str, precedence: i64, rule: Value) -> Arc<Value> {
         Arc::new(json!({"metadata": {"name": name, "uid": format!("uid-{name}")}, "spec": {
             "matchingPrecedence": precedence, "priorityLevelConfiguration": {"name": "low"}, "rules": [rule]}}))
+    }
+
+    #[test]
+    fn a_schema_says_whether_its_level_is_there() {
+        let mut low = Value::clone(&schema("low", 1, json!({})));
+        let condition = dangling(&low, true).unwrap();
+        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Found")));
+        low["status"] = json!({"conditions": [condition]});
+        assert_eq!(dangling(&low, true), None);
+        let gone = dangling(&low, false).unwrap();
+        assert_eq!(
+            gone["message"],
+            "This FlowSchema references the PriorityLevelConfiguration object named \"low\" but there is no such object"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::registry::Resource;
 use crate::request::UserInfo;
 use crate::resources::{Change, Edit, GroupResource, Resources, WriteOptions};
 use crate::server::Server;
+use crate::write::patch::{Applied, Patch};
 use crate::write::{Write, store_failure, update};
 
 pub struct Access(pub Arc<Server>);
@@ -136,6 +137,35 @@ impl Resources for Access {
             warnings: &warnings,
         };
         write.update(&update::Change::Replace(object)).await.map(|updated| updated.stored.value)
+    }
+
+    async fn apply_status(
+        &self,
+        user: &UserInfo,
+        resource: &GroupResource,
+        object: Value,
+        manager: &str,
+    ) -> Result<Value, Status> {
+        let resource = self.find(resource)?;
+        let mut parameters = WriteParameters::internal(manager, false, WriteKind::Apply);
+        parameters.force = true;
+        let warnings = Mutex::default();
+        let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+        let write = Write {
+            server: &self.0,
+            resource: &resource,
+            version: resource.storage_version(),
+            subresource: resource.subresource("status"),
+            seen_as: "",
+            namespace: &namespace,
+            name: &name,
+            user,
+            manager: manager.to_owned(),
+            parameters: &parameters,
+            warnings: &warnings,
+        };
+        let patch = Patch::Apply(Applied::new(object));
+        write.update(&update::Change::Patch(patch)).await.map(|updated| updated.stored.value)
     }
 
     async fn delete(

@@ -67,6 +67,15 @@ pub trait Resources: Send + Sync + 'static {
         options: &WriteOptions,
     ) -> Result<Value, Status>;
 
+    /// Server-side apply of the status in `object`, in the name of `manager` and against all others.
+    async fn apply_status(
+        &self,
+        user: &UserInfo,
+        resource: &GroupResource,
+        object: Value,
+        manager: &str,
+    ) -> Result<Value, Status>;
+
     /// `options` is a meta/v1 DeleteOptions object (`{}` for none). Returns the object or a Status, as a client sees it.
     async fn delete(
         &self,

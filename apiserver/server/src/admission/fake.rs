@@ -117,6 +117,21 @@ impl Resources for Memory {
         Ok(object)
     }
 
+    async fn apply_status(
+        &self,
+        _: &UserInfo,
+        resource: &GroupResource,
+        object: Value,
+        _: &str,
+    ) -> Result<Value, Status> {
+        let (namespace, name) = (text(&object, "namespace"), text(&object, "name"));
+        let edit = &mut |live: &mut Value| {
+            live["status"] = object["status"].clone();
+            Ok(())
+        };
+        self.modify(resource, &namespace, &name, false, edit).await
+    }
+
     async fn delete(
         &self,
         _: &UserInfo,

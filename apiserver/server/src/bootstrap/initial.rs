@@ -28,8 +28,14 @@ pub struct InitialError {
     message: String,
 }
 
-fn options() -> WriteOptions {
-    WriteOptions { field_manager: "kube-apiserver".into(), ..Default::default() }
+/// Who writes what every cluster has: the server itself, or the part of upstream's that does.
+const MANAGER: &str = "kube-apiserver";
+const FLOW_MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
+/// The one status among the initial objects is a ServiceCIDR's.
+const STATUS_MANAGER: &str = "kubernetes-service-cidr-controller";
+
+fn options(manager: &str) -> WriteOptions {
+    WriteOptions { field_manager: manager.into(), ..Default::default() }
 }
 
 /// Writes all of `objects`, in no order.
@@ -45,6 +51,7 @@ pub async fn write(resources: &Arc<dyn Resources>, objects: Vec<Initial>) -> Res
 async fn write_one(resources: &Arc<dyn Resources>, initial: Initial) -> Result<(), InitialError> {
     let Initial { resource, object, existing } = initial;
     let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());
+    let manager = if resource.group == "flowcontrol.apiserver.k8s.io" { FLOW_MANAGER } else { MANAGER };
     let failed = |status: Status| InitialError {
         resource: resource.resource.to_string(),
         name: name.clone(),
@@ -54,18 +61,18 @@ async fn write_one(resources: &Arc<dyn Resources>, initial: Initial) -> Result<(
         Ok(found) => found,
         Err(status) if status.is_not_found() => {
             let status = object.get("status").cloned();
-            match resources.create(&UserInfo::loopback(), &resource, &namespace, object, &options()).await {
+            let (api_version, kind) = (object["apiVersion"].clone(), object["kind"].clone());
+            match resources.create(&UserInfo::loopback(), &resource, &namespace, object, &options(manager)).await {
                 Ok(_) => {}
                 Err(status) if status.is_already_exists() => return Ok(()),
                 Err(status) => return Err(failed(status)),
             }
             // A strategy clears what a client says of the status; this one is ours to say.
             if let Some(status) = status {
-                let edit = &mut |live: &mut Value| {
-                    live["status"] = status.clone();
-                    Ok(())
-                };
-                resources.modify(&resource, &namespace, &name, false, edit).await.map_err(failed)?;
+                let metadata = json!({"name": name, "namespace": namespace});
+                let object = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status});
+                let user = UserInfo::loopback();
+                resources.apply_status(&user, &resource, object, STATUS_MANAGER).await.map_err(failed)?;
             }
             return Ok(());
         }
@@ -132,7 +139,7 @@ async fn policy_one(
     let (namespace, name) = (wanted.namespace().to_owned(), wanted.name().to_owned());
     let user = UserInfo::loopback();
     let written = match found.as_ref().map(|found| reconciled(found, &wanted.object)) {
-        None => resources.create(&user, &resource, &namespace, wanted.object, &options()).await.map(|_| ()),
+        None => resources.create(&user, &resource, &namespace, wanted.object, &options(MANAGER)).await.map(|_| ()),
         Some(Reconciled::Same) => Ok(()),
         Some(Reconciled::Changed) => {
             let edit = &mut |live: &mut Value| {
@@ -144,7 +151,9 @@ async fn policy_one(
         Some(Reconciled::Replace) => {
             // A roleRef cannot change.
             match resources.delete(&user, &resource, &namespace, &name, &json!({})).await {
-                Ok(_) => resources.create(&user, &resource, &namespace, wanted.object, &options()).await.map(|_| ()),
+                Ok(_) => {
+                    resources.create(&user, &resource, &namespace, wanted.object, &options(MANAGER)).await.map(|_| ())
+                }
                 Err(status) => Err(status),
             }
         }
