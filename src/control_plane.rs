@@ -174,6 +174,9 @@ fn spawn_loops(
     let mut manager = component("system:kube-controller-manager");
     manager.groups.push("system:masters".to_owned());
     let client = server.client(manager);
+    for component in ["controller-manager", "scheduler"] {
+        server.hosts(component);
+    }
     let stop = shutdown.clone();
     tasks.spawn(async move {
         if let Err(error) = skeg_controllers::run(config, client, stop.clone()).await {

@@ -128,6 +128,11 @@ impl Fields {
         codec::encode(custom, &self.spec.versions[0].schema)
     }
 
+    /// An object that is stored nowhere, as selectors see it.
+    pub fn read(&self, bytes: &Bytes) -> Result<Item, String> {
+        self.item(bytes, 0)
+    }
+
     fn item(&self, bytes: &Bytes, revision: u64) -> Result<Item, String> {
         let paths: Vec<&str> = self.paths.iter().map(String::as_str).collect();
         let header = header::scan(bytes, &paths).map_err(|error| error.to_string())?;

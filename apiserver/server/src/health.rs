@@ -19,7 +19,7 @@ pub const GIT_VERSION: &str = "v1.36.3+skeg";
 pub async fn serve(server: &Server, path: &str, query: &Query) -> Option<Response> {
     match path {
         "/version" => return Some(version(&server.build)),
-        "/metrics" => return Some(respond::plain(StatusCode::OK, server.metrics.render())),
+        "/metrics" => return Some(respond::bare_text(StatusCode::OK, server.metrics.render())),
         _ => {}
     }
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
@@ -29,7 +29,7 @@ pub async fn serve(server: &Server, path: &str, query: &Query) -> Option<Respons
     if let Some(one) = parts.next() {
         let (_, result) = results.into_iter().find(|(name, _)| name == one)?;
         return Some(match result {
-            Ok(()) => respond::plain(StatusCode::OK, "ok"),
+            Ok(()) => respond::bare_text(StatusCode::OK, "ok"),
             Err(why) => respond::plain(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n")),
         });
     }
@@ -58,9 +58,24 @@ pub async fn serve(server: &Server, path: &str, query: &Query) -> Option<Respons
     Some(respond::plain(StatusCode::OK, "ok"))
 }
 
+/// The names of an endpoint's checks.
+pub fn names(server: &Server, endpoint: &str) -> impl Iterator<Item = String> {
+    let mut names: Vec<String> = OWN.map(str::to_owned).into();
+    if endpoint != "livez" {
+        names.extend(server.installed().into_iter().flat_map(|chain| chain.ready.iter().map(|(name, _)| name.clone())));
+    }
+    if endpoint == "readyz" {
+        names.push(SHUTDOWN.to_owned());
+    }
+    names.into_iter()
+}
+
+const OWN: [&str; 3] = ["ping", "log", "etcd"];
+const SHUTDOWN: &str = "shutdown";
+
 async fn checks(server: &Server, endpoint: &str) -> Vec<(String, Result<(), String>)> {
     let store = server.store.current_revision().await.map(|_| ()).map_err(|error| error.to_string());
-    let mut results = vec![("ping".to_owned(), Ok(())), ("log".to_owned(), Ok(())), ("etcd".to_owned(), store)];
+    let mut results: Vec<_> = OWN.map(str::to_owned).into_iter().zip([Ok(()), Ok(()), store]).collect();
     if endpoint == "livez" {
         return results;
     }
@@ -69,7 +84,7 @@ async fn checks(server: &Server, endpoint: &str) -> Vec<(String, Result<(), Stri
     }
     if endpoint == "readyz" {
         let ending = server.shutdown.is_cancelled();
-        results.push(("shutdown".into(), if ending { Err("process is shutting down".into()) } else { Ok(()) }));
+        results.push((SHUTDOWN.into(), if ending { Err("process is shutting down".into()) } else { Ok(()) }));
     }
     results
 }

@@ -7,8 +7,8 @@ use axum::response::Response;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
-use http::{HeaderValue, StatusCode};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use skeg_machinery::status::Status;
@@ -95,7 +95,20 @@ fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
     }
 }
 
+/// A text that browsers are told to leave one, as Go's `http.Error` writes it.
 pub fn plain(code: StatusCode, text: impl Into<Body>) -> Response {
+    let mut response = bare_text(code, text);
+    nosniff(response.headers_mut());
+    response
+}
+
+/// Says that a body is what its Content-Type says.
+pub fn nosniff(headers: &mut HeaderMap) {
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// A text and nothing said of it.
+pub fn bare_text(code: StatusCode, text: impl Into<Body>) -> Response {
     let mut response = Response::new(text.into());
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

@@ -1,6 +1,6 @@
 //! The server itself: what it is made of, and the way of a request through it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -149,6 +149,8 @@ pub struct Server {
     pub(crate) definitions: crd::Served,
     clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     chain: OnceLock<Chain>,
+    /// Components of the control plane that run in this process, and end with it.
+    components: Mutex<HashSet<&'static str>>,
     reads: Semaphore,
     writes: Semaphore,
 }
@@ -167,6 +169,7 @@ impl Server {
             definitions: crd::Served::default(),
             clock: config.clock,
             chain: OnceLock::new(),
+            components: Mutex::default(),
             reads: Semaphore::new(config.limits.read_in_flight),
             writes: Semaphore::new(config.limits.write_in_flight),
             limits: config.limits,
@@ -196,6 +199,15 @@ impl Server {
     /// Whether every stored definition is served; `Err` says that it is not yet.
     pub fn definitions_served(&self) -> Result<(), String> {
         self.definitions.check()
+    }
+
+    /// Tells that a component of the control plane, e.g. `scheduler`, runs in this process as long as the server does.
+    pub fn hosts(&self, component: &'static str) {
+        self.components.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(component);
+    }
+
+    pub(crate) fn runs(&self, component: &str) -> bool {
+        self.components.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(component)
     }
 
     pub fn installed(&self) -> Option<&Chain> {
@@ -276,7 +288,10 @@ impl Server {
             Some(LocalUser(user)) => user,
             None => chain.authenticator.authenticate(&mut parts).await?,
         };
-        let user = impersonation::impersonate(user, &mut parts.headers, chain.authorizer.as_ref()).await?;
+        let user = match impersonation::impersonate(user, &mut parts.headers, chain.authorizer.as_ref()).await {
+            Ok(user) => user,
+            Err(status) => return Err(seen.refused(status)),
+        };
         let long = is_long_running(&info, &query);
         self.priorities.label(&user, &info, &mut seen.headers);
         let _permit = match long || user.groups.iter().any(|g| g == "system:masters") {
@@ -285,7 +300,9 @@ impl Server {
         };
         match chain.authorizer.authorize(&user, &info).await {
             Decision::Allow(_) => {}
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => return Err(forbidden(&user, &info, &reason)),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                return Err(seen.refused(forbidden(&user, &info, &reason)));
+            }
         }
         let call = handlers::Call {
             server: self.clone(),
@@ -319,6 +336,14 @@ struct Seen {
     /// For the answer, whatever it is.
     headers: HeaderMap,
     warnings: Arc<Mutex<Vec<String>>>,
+}
+
+impl Seen {
+    /// A refusal that comes before the request is read says that it is what it says to be.
+    fn refused(&mut self, status: Status) -> Status {
+        respond::nosniff(&mut self.headers);
+        status
+    }
 }
 
 /// Requests that may take as long as they like (upstream's BasicLongRunningRequestCheck).

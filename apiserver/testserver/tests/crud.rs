@@ -335,3 +335,52 @@ async fn scale_reads_and_writes_the_replicas_of_its_parent() {
     assert_eq!(patched["spec"]["replicas"], 2);
     server.patch(&format!("{path}/d/scale"), "merge", &json!({"spec": {"replicas": -1}})).send().await.expect(422);
 }
+
+#[tokio::test]
+async fn generations_begin_and_grow_as_each_type_counts_them() {
+    let server = TestServer::start().await;
+    let drivers = "/apis/storage.k8s.io/v1/csidrivers";
+    let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": "d"}, "spec": {}});
+    let mut driver = server.post(drivers, &driver).send().await.expect(201);
+    assert_eq!(driver["metadata"]["generation"], Value::Null);
+    driver["spec"]["podInfoOnMount"] = json!(true);
+    let driver = server.put(&format!("{drivers}/d"), &driver).send().await.expect(200);
+    assert_eq!(driver["metadata"]["generation"], 1);
+
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+        "addressType": "IPv4", "endpoints": []});
+    let mut slice = server.post(slices, &slice).send().await.expect(201);
+    assert_eq!(slice["metadata"]["generation"], 1);
+    slice["metadata"]["labels"] = json!({"a": "b"});
+    let mut slice = server.put(&format!("{slices}/s"), &slice).send().await.expect(200);
+    assert_eq!(slice["metadata"]["generation"], 2);
+    slice["metadata"]["annotations"] = json!({"a": "b"});
+    let slice = server.put(&format!("{slices}/s"), &slice).send().await.expect(200);
+    assert_eq!(slice["metadata"]["generation"], 2);
+}
+
+#[tokio::test]
+async fn components_are_looked_up_when_they_are_asked_for() {
+    let server = TestServer::start().await;
+    let list = server.get("/api/v1/componentstatuses").send().await.expect(200);
+    let names: Vec<&str> =
+        list["items"].as_array().unwrap().iter().filter_map(|c| c["metadata"]["name"].as_str()).collect();
+    assert_eq!(names, ["controller-manager", "etcd-0", "scheduler"]);
+    let etcd = server.get("/api/v1/componentstatuses/etcd-0").send().await.expect(200);
+    assert_eq!(etcd["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let one = server.get("/api/v1/componentstatuses?fieldSelector=metadata.name%3Detcd-0").send().await.expect(200);
+    assert_eq!(one["items"].as_array().unwrap().len(), 1);
+    let missing = server.get("/api/v1/componentstatuses/judge").send().await.expect(404);
+    assert_eq!(missing["message"], "componentstatus \"judge\" not found");
+}
+
+#[tokio::test]
+async fn what_a_router_refuses_has_no_deprecation() {
+    let server = TestServer::start().await;
+    let warned = server.get("/api/v1/namespaces/default/endpoints").send().await;
+    assert!(warned.header("warning").contains("v1 Endpoints is deprecated"));
+    let refused = server.put("/api/v1/namespaces/default/endpoints", &json!({})).send().await;
+    refused.expect(405);
+    assert_eq!(refused.header("warning"), "");
+}

@@ -17,7 +17,7 @@ use skeg_machinery::status::{Status, StatusDetails};
 use crate::negotiate::{self, Output, Transform};
 use crate::object::{self, Stored};
 use crate::query::{Query, WriteParameters};
-use crate::registry::Resource;
+use crate::registry::{Group, Resource, Snapshot};
 use crate::request::{RequestInfo, UserInfo};
 use crate::respond;
 use crate::server::Server;
@@ -25,6 +25,7 @@ use crate::special::SpecialRequest;
 use crate::write::Write;
 
 mod changes;
+mod components;
 pub mod list;
 mod read;
 pub mod scale;
@@ -42,6 +43,24 @@ pub struct Call {
     /// Behind a lock only so that handlers can share the call between threads.
     pub body: Mutex<Body>,
     pub warnings: Arc<Mutex<Vec<String>>>,
+}
+
+impl Call {
+    fn warn(&self, text: Option<&str>) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        warnings.extend(text.map(str::to_owned));
+    }
+}
+
+/// Whether an answer is one of upstream's router, which knows nothing of deprecations.
+fn is_unrouted(answer: &Result<Response, Status>) -> bool {
+    let Err(status) = answer else { return false };
+    match status.code {
+        404 => status.details.as_ref().is_none_or(|details| details.name.is_empty() && details.kind.is_empty()),
+        405 | 415 => true,
+        406 => status.message.starts_with("406: "),
+        _ => false,
+    }
 }
 
 /// A call about a resource that is served.
@@ -64,7 +83,7 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
     let info = &call.info;
     let served = call.server.registry.snapshot();
     if served.group(&info.api_group).is_none_or(|g| !g.versions.iter().any(|v| v.version == info.api_version)) {
-        return Ok(respond::plain(StatusCode::NOT_FOUND, "404 page not found\n"));
+        return unserved(&served, &info.path);
     }
     let Some(resource) = served.get_version(&info.api_group, &info.api_version, &info.resource).cloned() else {
         return Err(no_such_path());
@@ -76,8 +95,8 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
     if !info.namespace.is_empty() && !named_scope {
         return Err(no_such_path());
     }
-    if let Some(text) = &resource.spec.versions[version].deprecation_warning {
-        call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(text.to_string());
+    if info.subresource.is_empty() && !info.name.is_empty() && !has_items(&resource) {
+        return Err(no_such_path());
     }
     // Built-in types have no route for HEAD; custom resources answer it as GET.
     if call.parts.method == Method::HEAD && !resource.custom && info.subresource != "proxy" {
@@ -100,12 +119,23 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
         };
         return handler.handle(request).await;
     }
-    if matches!(resource.spec.backing, Backing::Server) {
-        check_verb(&call, &resource)?;
-        return Err(no_such_path());
-    }
     let target = Target { call, resource, version };
-    target.serve().await
+    if matches!(target.resource.spec.backing, Backing::Server) {
+        check_verb(&target.call, &target.resource)?;
+        // The one that has no handler of its own and is not stored.
+        let answer = components::serve(&target).await;
+        target.call.warn(target.version().deprecation_warning.as_deref().filter(|_| !is_unrouted(&answer)));
+        return answer;
+    }
+    let deprecated = target.version().deprecation_warning.clone();
+    let warnings = target.call.warnings.clone();
+    let answer = target.serve().await;
+    if let Some(text) = deprecated
+        && !is_unrouted(&answer)
+    {
+        warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(0, text.into_owned());
+    }
+    answer
 }
 
 fn into_body(body: Mutex<Body>) -> Body {
@@ -148,7 +178,48 @@ async fn non_resource(call: Call) -> Result<Response, Status> {
         }
         return response;
     }
+    if path == "/" {
+        return Ok(index(&call, &snapshot));
+    }
+    unserved(&snapshot, path)
+}
+
+/// Below a built-in group the API's router answers, elsewhere the server's.
+fn unserved(served: &Snapshot, path: &str) -> Result<Response, Status> {
+    let mut parts = path.trim_start_matches('/').split('/');
+    let group = match parts.next() {
+        Some("api") => served.group(""),
+        Some("apis") => parts.next().and_then(|name| served.group(name)),
+        _ => None,
+    };
+    let built_in = |group: &Group| group.versions.iter().flat_map(|version| &version.resources).any(|it| !it.custom);
+    if group.is_some_and(built_in) {
+        return Err(no_such_path());
+    }
     Ok(respond::plain(StatusCode::NOT_FOUND, "404 page not found\n"))
+}
+
+/// The paths that the server answers.
+fn index(call: &Call, served: &Snapshot) -> Response {
+    let chain = call.server.chain();
+    let mut paths: Vec<String> =
+        ["/api", "/apis", "/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"]
+            .map(str::to_owned)
+            .into();
+    for group in &served.groups {
+        let root = if group.name.is_empty() { "/api".to_owned() } else { format!("/apis/{}", group.name) };
+        paths.extend(group.versions.iter().map(|version| format!("{root}/{}", version.version)));
+        paths.push(root);
+    }
+    for endpoint in ["healthz", "livez", "readyz"] {
+        paths.push(format!("/{endpoint}"));
+        paths.extend(crate::health::names(&call.server, endpoint).map(|name| format!("/{endpoint}/{name}")));
+    }
+    paths.extend(chain.paths.keys().cloned());
+    paths.sort();
+    paths.dedup();
+    let output = Output { pretty: true, ..Output::JSON };
+    respond::value(StatusCode::OK, &output, &serde_json::json!({"paths": paths}))
 }
 
 pub fn method_not_allowed() -> Status {
@@ -170,6 +241,11 @@ fn verb_of(verb: &str) -> Option<Verb> {
         "deletecollection" => Verb::DeleteCollection,
         _ => return None,
     })
+}
+
+/// Whether single objects of a type have paths: those of reviews have none.
+fn has_items(resource: &Resource) -> bool {
+    [Verb::Get, Verb::Update, Verb::Patch, Verb::Delete].into_iter().any(|verb| resource.allows(verb))
 }
 
 fn check_verb(call: &Call, resource: &Resource) -> Result<Verb, Status> {
