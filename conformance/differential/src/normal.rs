@@ -50,8 +50,37 @@ fn time(found: &Captures<'_>) -> String {
 }
 
 pub fn json(value: &mut Value) {
+    order(value);
     let table = value.get("kind").and_then(Value::as_str) == Some("Table");
     walk(value, "", table);
+}
+
+/// Lists that upstream writes in whatever order its maps and its tasks come: each has one here.
+fn order(value: &mut Value) {
+    let (kind, text) = (sort_of(value).to_owned(), |value: &Value| value.to_string());
+    let mut sort = |pointer: &str| {
+        if let Some(Value::Array(items)) = value.pointer_mut(pointer) {
+            items.sort_by_key(text);
+        }
+    };
+    match &*kind {
+        // The rules of bindings, in the order of a cache.
+        "SelfSubjectRulesReview" => {
+            sort("/status/resourceRules");
+            sort("/status/nonResourceRules");
+        }
+        // Components, in the order in which they were found to live or not.
+        "ComponentStatusList" => sort("/items"),
+        "ComponentStatusTable" => sort("/rows"),
+        _ => {}
+    }
+}
+
+fn sort_of(value: &Value) -> &str {
+    let kind = value["kind"].as_str().unwrap_or_default();
+    let columns = value["columnDefinitions"].as_array().map_or(&[][..], Vec::as_slice);
+    let names = columns.iter().filter_map(|column| column["name"].as_str());
+    if kind == "Table" && names.eq(["Name", "Status", "Message", "Error"]) { "ComponentStatusTable" } else { kind }
 }
 
 fn walk(value: &mut Value, key: &str, table: bool) {
