@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skeg_machinery::field::ErrorList;
 
+use crate::core::podspec::defaults;
 use crate::json::{Read, Write};
 use crate::names;
 use crate::spec::{Context, GcPolicy, Generation, Strategy, UpdateStrategy};
@@ -29,8 +30,14 @@ pub struct Rules {
     pub unconditional_update: bool,
     /// Whether the type has a status subresource: then a create drops the status and an update keeps the old one.
     pub status: bool,
+    /// How often an update checks ObjectMeta again: its form, its changes.
+    pub metadata_checks: (usize, usize),
+    /// Whether ObjectMeta is looked at only where the type's own rules hold.
+    pub metadata_last: bool,
     /// What nobody comes to own by writing the whole object.
     pub resets: &'static [&'static str],
+    /// Where a type has its PodSpec, "" where it has none.
+    pub pod_spec: &'static str,
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
     pub gc: GcPolicy,
     pub delete_warning: Option<&'static str>,
@@ -49,7 +56,10 @@ impl Rules {
         create_on_update: false,
         unconditional_update: true,
         status: true,
+        metadata_checks: (0, 1),
+        metadata_last: false,
         resets: &["status"],
+        pod_spec: "",
         grace: |_, _| None,
         gc: GcPolicy::Background,
         delete_warning: None,
@@ -57,6 +67,16 @@ impl Rules {
 
     /// A type without spec and status: no generation, nothing to drop.
     pub const PLAIN: Self = Self { generation: Generation::Never, status: false, resets: &[], ..Self::BASE };
+}
+
+impl Rules {
+    fn drop_disabled(&self, object: &mut Value) {
+        if !self.pod_spec.is_empty()
+            && let Some(spec) = object.at_mut(self.pod_spec)
+        {
+            defaults::drop_disabled(spec);
+        }
+    }
 }
 
 impl Strategy for Rules {
@@ -72,6 +92,7 @@ impl Strategy for Rules {
         if self.status {
             object.remove("status");
         }
+        self.drop_disabled(object);
         (self.create)(ctx, object);
     }
 
@@ -83,6 +104,7 @@ impl Strategy for Rules {
         if self.status {
             object.copy_from("status", old);
         }
+        self.drop_disabled(object);
         (self.update)(ctx, object, old);
     }
 
@@ -96,6 +118,14 @@ impl Strategy for Rules {
 
     fn generation(&self) -> Generation {
         self.generation
+    }
+
+    fn metadata_checks(&self) -> (usize, usize) {
+        self.metadata_checks
+    }
+
+    fn metadata_last(&self) -> bool {
+        self.metadata_last
     }
 
     fn reset_fields(&self) -> &'static [&'static str] {
@@ -130,6 +160,8 @@ pub struct Part {
     pub open: &'static [&'static str],
     /// Whether labels, annotations and finalizers may change too.
     pub metadata: Metadata,
+    /// How often ObjectMeta is checked again: its form, its changes.
+    pub metadata_checks: (usize, usize),
     /// What nobody comes to own through the subresource.
     pub resets: &'static [&'static str],
     pub prepare: fn(&Context<'_>, &mut Value, &Value),
@@ -152,6 +184,7 @@ impl Part {
     pub const STATUS: Self = Self {
         open: &["status"],
         metadata: Metadata::Open,
+        metadata_checks: (0, 1),
         resets: &["spec"],
         prepare: |_, _, _| {},
         check: |_, _| ErrorList::new(),
@@ -201,6 +234,10 @@ impl UpdateStrategy for Part {
 
     fn validate(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         (self.check)(object, old)
+    }
+
+    fn metadata_checks(&self) -> (usize, usize) {
+        self.metadata_checks
     }
 
     fn reset_fields(&self) -> &'static [&'static str] {

@@ -149,6 +149,10 @@ pub trait UpdateStrategy: Send + Sync + 'static {
     fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: &Value) -> Vec<String> {
         Vec::new()
     }
+    /// See [`Strategy::metadata_checks`].
+    fn metadata_checks(&self) -> (usize, usize) {
+        (0, 1)
+    }
     /// Fields, dotted, that nobody comes to own through this subresource (upstream: GetResetFields).
     fn reset_fields(&self) -> &'static [&'static str] {
         &[]
@@ -174,6 +178,15 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether the type has `metadata.generation`, and when it grows: compared without metadata and status by default.
     fn generation(&self) -> Generation {
         Generation::OnSpecChange
+    }
+    /// How often an update's validation checks ObjectMeta's form and its changes, beside the once that every type does:
+    /// each time tells its causes.
+    fn metadata_checks(&self) -> (usize, usize) {
+        (0, 1)
+    }
+    /// Whether ObjectMeta is looked at only in an object whose own rules hold.
+    fn metadata_last(&self) -> bool {
+        false
     }
     /// Fields, dotted, that nobody comes to own by writing the whole object (upstream: GetResetFields).
     fn reset_fields(&self) -> &'static [&'static str] {

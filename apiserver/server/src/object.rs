@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use skeg_catalog::spec::{Backing, VersionSpec};
-use skeg_machinery::codec::json::{self as codec, FieldValidation as CodecValidation, Limits};
+use skeg_machinery::codec::json::{self as codec, DecodeError, FieldValidation as CodecValidation, Limits};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
 use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
@@ -31,16 +31,25 @@ pub struct Stored {
     pub revision: u64,
 }
 
-/// The body of a write as JSON; YAML and protobuf are turned into it.
-pub fn body_json(body: Bytes, media: Media) -> Result<Bytes, Status> {
+/// The body of a write as JSON; YAML and protobuf are turned into it. `expected` is the kind that messages ask for.
+pub fn body_json(body: Bytes, media: Media, expected: &str) -> Result<Bytes, Status> {
     match media {
         Media::Json => Ok(body),
         Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes),
         Media::Yaml => {
             let tree = crate::yaml::parse(&body)
-                .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: yaml: {error}")))?;
+                .map_err(|told| DecodeError::Syntax(yaml_fault(&told)).to_status(None, expected, &body))?;
             Ok(serde_json::to_vec(&tree).expect("a JSON tree serializes").into())
         }
+    }
+}
+
+/// What is wrong with a YAML document, as Go's decoder says it: the first line has no number.
+pub fn yaml_fault(told: &str) -> String {
+    let (what, place) = told.rsplit_once(" at line ").unwrap_or((told, "1"));
+    match place.split(' ').next() {
+        None | Some("1") => format!("yaml: {what}"),
+        Some(line) => format!("yaml: line {line}: {what}"),
     }
 }
 
@@ -60,41 +69,50 @@ pub fn decode_body(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
-    let version = kind.api_version();
+    // Go decodes null as nothing at all.
+    let body = if body.trim_ascii() == b"null" { b"{}" } else { body };
     let (body_version, body_kind) = codec::interpret(body).map_err(|error| error.to_status(None, &kind.kind, body))?;
-    if !body_version.is_empty() && body_version != version {
-        let sent = GroupVersion::parse(&body_version).map(|gv| gv.to_string()).unwrap_or(body_version);
-        let known = |gvk: &GroupVersionKind| Schema::kubernetes().lookup(gvk).is_some();
-        if !body_kind.is_empty() && GroupVersionKind::parse(&sent, &body_kind).is_ok_and(|gvk| !known(&gvk)) {
-            let version = GroupVersion::parse(&sent).map(|gv| gv.version).unwrap_or_default();
-            return Err(Status::bad_request(format!(
-                "{body_kind} in version {version:?} cannot be handled as a {}: no kind {body_kind:?} is registered for \
-                 version {sent:?} in scheme \"pkg/runtime/scheme.go:111\"",
-                kind.kind
-            )));
-        }
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({sent}) does not match the expected API version ({})",
-            kind.group_version()
-        )));
-    }
-    if !body_kind.is_empty() && body_kind != kind.kind {
-        return Err(Status::bad_request(format!(
-            "{body_kind} in version {:?} cannot be handled as a {}: converting ({}.{body_kind}) to ({}.{}): \
-             unknown conversion",
-            kind.version,
-            kind.kind,
-            kind.version,
-            internal_package(&kind.group),
-            kind.kind
-        )));
-    }
+    check_kind(&body_version, &body_kind, kind)?;
     let decoded = codec::decode(body, ty, codec_validation(validation), Limits::default())
         .map_err(|error| error.to_status(Some(kind), &kind.kind, body))?;
     warnings.extend(decoded.warnings);
     let mut value = decoded.value;
     set_kind(&mut value, kind);
     Ok(value)
+}
+
+/// Whether a body is of the kind that is wanted, or says nothing of it.
+fn check_kind(body_version: &str, body_kind: &str, kind: &GroupVersionKind) -> Result<(), Status> {
+    let version = kind.api_version();
+    let sent = if body_version.is_empty() { &*version } else { body_version };
+    if sent == version && (body_kind.is_empty() || body_kind == kind.kind) {
+        return Ok(());
+    }
+    let parsed = GroupVersion::parse(sent);
+    let sent = parsed.as_ref().map_or_else(|_| sent.to_owned(), ToString::to_string);
+    let known = |gvk: &GroupVersionKind| gvk == kind || Schema::kubernetes().lookup(gvk).is_some();
+    if !body_kind.is_empty() && GroupVersionKind::parse(&sent, body_kind).is_ok_and(|gvk| !known(&gvk)) {
+        let version = parsed.map(|gv| gv.version).unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "{body_kind} in version {version:?} cannot be handled as a {}: no kind {body_kind:?} is registered for \
+             version {sent:?} in scheme \"pkg/runtime/scheme.go:111\"",
+            kind.kind
+        )));
+    }
+    if sent != version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({sent}) does not match the expected API version ({})",
+            kind.group_version()
+        )));
+    }
+    Err(Status::bad_request(format!(
+        "{body_kind} in version {:?} cannot be handled as a {}: converting ({}.{body_kind}) to ({}.{}): unknown conversion",
+        kind.version,
+        kind.kind,
+        kind.version,
+        internal_package(&kind.group),
+        kind.kind
+    )))
 }
 
 /// The name that messages give the internal types of a group.

@@ -16,7 +16,12 @@ use crate::rules::{Part, Rules};
 use crate::spec::{Generation, ResourceSpec};
 
 const BINDING: &[Column] = const { &[NAME, text("PolicyName"), text("ParamRef"), AGE] };
-const RULES: Rules = Rules { generation: Generation::OnSpecChange, unconditional_update: false, ..Rules::PLAIN };
+const RULES: Rules = Rules {
+    generation: Generation::OnSpecChange,
+    unconditional_update: false,
+    metadata_checks: (1, 0),
+    ..Rules::PLAIN
+};
 
 fn def(resource: &'static str, kind: &'static str) -> Def {
     Def::new(GROUP, "v1", resource, kind).cluster().categories(&["api-extensions"])
@@ -30,6 +35,7 @@ pub fn validating_policy() -> ResourceSpec {
                 e.conditions(&Path::new("status").child("conditions"), policy.list("status.conditions"));
                 e
             },
+            metadata_checks: (0, 0),
             ..Part::STATUS_ONLY
         })
         .columns(Table {

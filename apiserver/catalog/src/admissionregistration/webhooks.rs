@@ -14,7 +14,12 @@ use crate::rules::Rules;
 use crate::spec::{Generation, ResourceSpec};
 
 const COLUMNS: &[Column] = const { &[NAME, int("Webhooks"), AGE] };
-const RULES: Rules = Rules { generation: Generation::OnSpecChange, unconditional_update: false, ..Rules::PLAIN };
+const RULES: Rules = Rules {
+    generation: Generation::OnSpecChange,
+    unconditional_update: false,
+    metadata_checks: (1, 0),
+    ..Rules::PLAIN
+};
 
 fn cells(object: &Value, row: &Row) -> Vec<Value> {
     vec![name(object), count(object, "webhooks"), row.age(object)]

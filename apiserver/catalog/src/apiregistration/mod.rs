@@ -49,6 +49,8 @@ pub fn api_service() -> ResourceSpec {
             check,
             check_update: |service, _| check(service),
             generation: Generation::Never,
+            metadata_checks: (1, 1),
+            unconditional_update: false,
             ..Rules::BASE
         })
         .build()

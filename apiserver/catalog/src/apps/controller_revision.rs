@@ -35,6 +35,7 @@ pub fn spec() -> ResourceSpec {
                 e.immutable(&Path::new("data"), object.at("data"), old.at("data"));
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

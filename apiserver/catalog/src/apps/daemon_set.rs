@@ -75,6 +75,7 @@ pub fn spec() -> ResourceSpec {
                 e.all(check(set));
                 e
             },
+            pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()

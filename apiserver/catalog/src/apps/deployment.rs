@@ -68,6 +68,7 @@ pub fn spec() -> ResourceSpec {
             },
             warn: name_warning,
             generation: Generation::OnSpecOrAnnotationsChange,
+            pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()

@@ -63,6 +63,7 @@ pub fn spec() -> ResourceSpec {
                 e
             },
             warn: name_warning,
+            pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()

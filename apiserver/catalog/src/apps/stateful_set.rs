@@ -61,6 +61,7 @@ pub fn spec() -> ResourceSpec {
                 let warning = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
                 vec![warning.into()]
             },
+            pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()

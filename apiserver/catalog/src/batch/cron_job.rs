@@ -80,6 +80,7 @@ pub fn spec() -> ResourceSpec {
             },
             check_update: |job, old| check(job, Some(old)),
             warn: name_warning,
+            pod_spec: "spec.jobTemplate.spec.template.spec",
             ..Rules::BASE
         })
         .build()

@@ -65,6 +65,8 @@ pub fn spec() -> ResourceSpec {
                 "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove \
                  them or set propagationPolicy=Orphan to suppress this warning",
             ),
+            pod_spec: "spec.template.spec",
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()

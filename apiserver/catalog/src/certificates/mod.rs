@@ -51,6 +51,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             "approval",
             READ_WRITE,
             Part {
+                metadata_checks: (1, 1),
                 resets: &["spec", "status.certificate"],
                 prepare: |ctx, request, old| {
                     timestamps(ctx, request, old);
@@ -63,6 +64,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             },
         )
         .status(Part {
+            metadata_checks: (1, 1),
             resets: &["spec", "status.conditions"],
             prepare: |ctx, request, old| {
                 for kind in ["Approved", "Denied"] {
@@ -87,6 +89,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             check_update: |request, old| check_update(request, old, Open::Nothing),
             generation: Generation::Never,
             resets: &["spec", "status"],
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()

@@ -30,6 +30,7 @@ pub fn spec() -> ResourceSpec {
                 if same(endpoints.at("subsets"), old.at("subsets")) { ErrorList::new() } else { check(endpoints) }
             },
             create_on_update: true,
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

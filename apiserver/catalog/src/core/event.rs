@@ -36,6 +36,8 @@ const RULES: Rules = Rules {
     create_on_update: true,
     check: |event| check(event, "reportingComponent"),
     check_update: |event, _| check(event, "reportingComponent"),
+    metadata_checks: (0, 1),
+    metadata_last: true,
     ..Rules::PLAIN
 };
 

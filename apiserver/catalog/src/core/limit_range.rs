@@ -24,6 +24,7 @@ pub fn spec() -> ResourceSpec {
             check,
             check_update: |range, _| check(range),
             create_on_update: true,
+            metadata_checks: (1, 0),
             ..Rules::PLAIN
         })
         .build()

@@ -47,6 +47,7 @@ pub fn spec() -> ResourceSpec {
             },
             check_update: |namespace, _| check(namespace),
             generation: Generation::Never,
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()

@@ -22,7 +22,7 @@ pub fn spec() -> ResourceSpec {
         .cluster()
         .short(&["no"])
         .special("proxy", &[Create, Delete, Get, Patch, Update], Some(("", "v1", "NodeProxyOptions")))
-        .status(Part::status(check_update))
+        .status(Part { metadata_checks: (1, 1), ..Part::status(check_update) })
         .fields(&[("spec.unschedulable", "false")])
         .columns(Table {
             columns: const {
@@ -62,6 +62,7 @@ pub fn spec() -> ResourceSpec {
             generation: Generation::Never,
             // A kubelet registers itself with its status.
             status: false,
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()
@@ -100,7 +101,10 @@ fn taints(e: &mut ErrorList, node: &Value) {
         }
         e.one_of(&at.child("effect"), effect, EFFECTS);
         if !seen.insert((effect, key)) {
-            let mut error = Error::duplicate(&at, taint.clone());
+            // Shown as Go shows a struct without names for JSON.
+            let time = taint.at("timeAdded").clone();
+            let shown = json!({"Key": key, "Value": taint.text("value"), "Effect": effect, "TimeAdded": time});
+            let mut error = Error::duplicate(&at, shown);
             error.detail = "taints must be unique by key and effect pair".into();
             e.add(error);
         }

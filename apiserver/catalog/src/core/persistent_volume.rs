@@ -48,6 +48,7 @@ pub fn spec() -> ResourceSpec {
             check: |volume| check(volume),
             check_update,
             generation: Generation::Never,
+            metadata_checks: (2, 0),
             ..Rules::BASE
         })
         .build()

@@ -52,6 +52,7 @@ pub fn spec() -> ResourceSpec {
             update: |_: &Context<'_>, claim, old| data_sources(claim, old),
             check_update,
             generation: Generation::Never,
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()

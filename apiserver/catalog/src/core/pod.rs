@@ -64,6 +64,8 @@ const RULES: Rules = Rules {
         }
     },
     grace,
+    pod_spec: "spec",
+    metadata_checks: (1, 1),
     ..Rules::BASE
 };
 
@@ -466,8 +468,12 @@ fn restarts(e: &mut ErrorList, path: &Path, pod: &Value, old: &Value, member: &s
 const EPHEMERAL: Part = Part {
     open: &["spec"],
     metadata: Metadata::ForStatus,
+    metadata_checks: (1, 1),
     resets: &[],
     prepare: |_, pod, old| {
+        if let Some(spec) = pod.at_mut("spec") {
+            defaults::drop_disabled(spec);
+        }
         let containers = pod.at("spec.ephemeralContainers").clone();
         pod.copy_from("spec", old);
         if containers.is_null() {
@@ -507,6 +513,7 @@ const EPHEMERAL: Part = Part {
 const RESIZE: Part = Part {
     open: &["spec"],
     metadata: Metadata::ForStatus,
+    metadata_checks: (1, 1),
     resets: &[],
     prepare: |_, pod, old| {
         for list in ["containers", "initContainers"] {

@@ -24,6 +24,7 @@ pub fn spec() -> ResourceSpec {
             check,
             check_update: |object, _| check(object),
             generation: Generation::OnSpecChange,
+            pod_spec: "template.spec",
             ..Rules::PLAIN
         })
         .build()

@@ -71,6 +71,7 @@ pub fn spec() -> ResourceSpec {
             check,
             check_update: |controller, _| check(controller),
             gc: GcPolicy::Orphan,
+            pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()

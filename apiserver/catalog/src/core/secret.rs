@@ -34,6 +34,7 @@ pub fn spec() -> ResourceSpec {
                 e.all(check(secret));
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

@@ -10,6 +10,6 @@ pub fn spec() -> ResourceSpec {
         .short(&["sa"])
         .special("token", &[Verb::Create], Some(("authentication.k8s.io", "v1", "TokenRequest")))
         .columns(NAME_AGE)
-        .rules(Rules::PLAIN)
+        .rules(Rules { metadata_checks: (1, 1), ..Rules::PLAIN })
         .build()
 }

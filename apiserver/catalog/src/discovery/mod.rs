@@ -56,6 +56,7 @@ pub fn endpoint_slice() -> ResourceSpec {
                 e
             },
             generation: Generation::OnSpecOrLabelsChange,
+            metadata_checks: (1, 0),
             ..Rules::PLAIN
         })
         .build()

@@ -22,6 +22,7 @@ pub fn flow_schema() -> ResourceSpec {
                 conditions(&mut e, schema);
                 e
             },
+            metadata_checks: (0, 0),
             ..Part::STATUS_ONLY
         })
         .columns(Table {
@@ -53,6 +54,7 @@ pub fn flow_schema() -> ResourceSpec {
             create: |_, schema| schema.set("status", json!({})),
             check: check_schema,
             check_update: |schema, _| check_schema(schema),
+            metadata_checks: (1, 0),
             ..Rules::BASE
         })
         .build()
@@ -217,6 +219,7 @@ pub fn priority_level_configuration() -> ResourceSpec {
                 conditions(&mut e, level);
                 e
             },
+            metadata_checks: (0, 0),
             ..Part::STATUS_ONLY
         })
         .columns(Table {
@@ -266,6 +269,7 @@ pub fn priority_level_configuration() -> ResourceSpec {
             create: |_, level| level.set("status", json!({})),
             check: check_level,
             check_update: |level, _| check_level(level),
+            metadata_checks: (1, 0),
             ..Rules::BASE
         })
         .build()

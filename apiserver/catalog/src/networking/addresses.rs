@@ -18,8 +18,8 @@ pub fn ip_address() -> ResourceSpec {
         .cluster()
         .short(&["ip"])
         .columns(Table {
-            columns: const { &[NAME, text("ParentRef"), AGE] },
-            cells: |address, row| vec![name(address), parent(address).into(), row.age(address)],
+            columns: const { &[NAME, text("ParentRef")] },
+            cells: |address, _| vec![name(address), parent(address).into()],
         })
         .rules(Rules {
             name: |name, _| {
@@ -33,6 +33,7 @@ pub fn ip_address() -> ResourceSpec {
                 e.immutable(&at, address.at("spec.parentRef"), old.at("spec.parentRef"));
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .fields(&[])

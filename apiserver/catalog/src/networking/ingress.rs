@@ -56,6 +56,7 @@ pub fn ingress() -> ResourceSpec {
                 e
             },
             check_update: |ingress, _| check(ingress),
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()
@@ -229,6 +230,7 @@ pub fn ingress_class() -> ResourceSpec {
                 e
             },
             generation: Generation::OnSpecChange,
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

@@ -28,6 +28,7 @@ pub fn runtime_class() -> ResourceSpec {
             },
             create_on_update: true,
             unconditional_update: false,
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

@@ -49,6 +49,8 @@ pub fn pod_disruption_budget() -> ResourceSpec {
             check,
             check_update: |budget, _| check(budget),
             unconditional_update: false,
+            metadata_checks: (0, 0),
+            metadata_last: true,
             ..Rules::BASE
         })
         .build()

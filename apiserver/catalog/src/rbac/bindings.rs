@@ -1,6 +1,6 @@
 //! RoleBindings and ClusterRoleBindings.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
 use super::GROUP;
@@ -13,8 +13,13 @@ use crate::rules::Rules;
 use crate::spec::ResourceSpec;
 
 const COLUMNS: &[Column] = &[NAME, text("Role"), AGE, wide("Users"), wide("Groups"), wide("ServiceAccounts")];
-const RULES: Rules =
-    Rules { name: names::path_segment, create_on_update: true, defaults: set_defaults, ..Rules::PLAIN };
+const RULES: Rules = Rules {
+    name: names::path_segment,
+    create_on_update: true,
+    defaults: set_defaults,
+    metadata_checks: (1, 1),
+    ..Rules::PLAIN
+};
 
 pub fn role_binding() -> ResourceSpec {
     Def::new(GROUP, "v1", "rolebindings", "RoleBinding")
@@ -51,7 +56,10 @@ fn set_defaults(_: &str, binding: &mut Value) {
 fn check_update(binding: &Value, old: &Value, namespaced: bool) -> ErrorList {
     let mut e = check(binding, namespaced);
     if binding.at("roleRef") != old.at("roleRef") {
-        e.invalid(&Path::new("roleRef"), binding.at("roleRef").clone(), "cannot change roleRef");
+        // Shown as Go shows a struct without names for JSON.
+        let part = |name| binding.at("roleRef").text(name);
+        let shown = json!({"APIGroup": part("apiGroup"), "Kind": part("kind"), "Name": part("name")});
+        e.invalid(&Path::new("roleRef"), shown, "cannot change roleRef");
     }
     e
 }

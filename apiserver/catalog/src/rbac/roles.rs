@@ -12,7 +12,8 @@ use crate::names;
 use crate::rules::Rules;
 use crate::spec::ResourceSpec;
 
-const RULES: Rules = Rules { name: names::path_segment, create_on_update: true, ..Rules::PLAIN };
+const RULES: Rules =
+    Rules { name: names::path_segment, create_on_update: true, metadata_checks: (1, 1), ..Rules::PLAIN };
 
 pub fn role() -> ResourceSpec {
     Def::new(GROUP, "v1", "roles", "Role")

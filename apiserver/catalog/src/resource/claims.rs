@@ -32,6 +32,7 @@ pub fn claim() -> ResourceSpec {
                 e
             },
             generation: Generation::Never,
+            metadata_checks: (1, 1),
             ..Rules::BASE
         })
         .build()
@@ -94,6 +95,7 @@ pub fn template() -> ResourceSpec {
                 e.immutable(&Path::new("spec"), template.at("spec"), old.at("spec"));
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

@@ -15,7 +15,7 @@ pub fn priority_class() -> ResourceSpec {
         .cluster()
         .short(&["pc"])
         .columns(Table {
-            columns: const { &[NAME, int("Value"), boolean("Global-Default"), AGE, ("PreemptionPolicy", "string", "", 1)] },
+            columns: const { &[NAME, int("Value"), boolean("Global-Default"), AGE, text("PreemptionPolicy")] },
             cells: |class, row| {
                 vec![
                     name(class),

@@ -146,6 +146,7 @@ pub fn node() -> ResourceSpec {
                 e
             },
             unconditional_update: false,
+            metadata_checks: (1, 0),
             ..Rules::PLAIN
         })
         .build()
@@ -193,6 +194,7 @@ pub fn storage_capacity() -> ResourceSpec {
                 e
             },
             unconditional_update: false,
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

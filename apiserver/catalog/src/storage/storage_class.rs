@@ -55,6 +55,7 @@ pub fn storage_class() -> ResourceSpec {
                 }
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()
@@ -80,6 +81,7 @@ pub fn volume_attributes_class() -> ResourceSpec {
                 e.all(check_attributes(class));
                 e
             },
+            metadata_checks: (1, 1),
             ..Rules::PLAIN
         })
         .build()

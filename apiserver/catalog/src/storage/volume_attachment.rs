@@ -17,7 +17,8 @@ use crate::spec::{Generation, ResourceSpec};
 pub fn spec() -> ResourceSpec {
     Def::new(GROUP, "v1", "volumeattachments", "VolumeAttachment")
         .cluster()
-        .status(Part { check: |attachment, _| check(attachment), ..Part::STATUS_ONLY })
+        .status(Part { check: |attachment, _| check(attachment), metadata_checks: (1, 0),
+            ..Part::STATUS_ONLY })
         .columns(Table {
             columns: const {
                 &[NAME, ("Attacher", "string", "name", 0), text("PV"), text("Node"), boolean("Attached"), AGE]
@@ -48,7 +49,8 @@ pub fn spec() -> ResourceSpec {
             },
             generation: Generation::Never,
             unconditional_update: false,
-            ..Rules::BASE
+            metadata_checks: (1, 0),
+..Rules::BASE
         })
         .build()
 }

@@ -187,7 +187,7 @@ pub(super) fn validate(value: &Value, at: Ref<'_>) -> Faults {
         Kind::List(rule) => {
             let Value::Array(items) = value else {
                 if !value.is_null() {
-                    faults.push(format!("expected list, got {}", go_value(value)));
+                    faults.push(format!("expected list, got &{{{}}}", go_value(value)));
                 }
                 return faults;
             };
@@ -214,7 +214,7 @@ pub(super) fn validate(value: &Value, at: Ref<'_>) -> Faults {
         Kind::Map { fields, element, .. } => {
             let Value::Object(map) = value else {
                 if !value.is_null() {
-                    faults.push(format!("expected map, got {}", go_value(value)));
+                    faults.push(format!("expected map, got &{{{}}}", go_value(value)));
                 }
                 return faults;
             };

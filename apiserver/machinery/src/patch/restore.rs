@@ -16,7 +16,7 @@ fn of_shape(value: &Value, shape: Shape<'_>) -> Option<String> {
     }
     match shape {
         Shape::Struct(ty) => match value {
-            Value::Object(members) => ty.fields().find_map(|field| of_shape(members.get(field.name())?, field.shape())),
+            Value::Object(members) => ty.fields().find_map(|field| of_shape(members.get(field.json())?, field.shape())),
             other => Some(format!("cannot restore struct from: {}", kind(other))),
         },
         Shape::Map(element) => match value {

@@ -23,9 +23,6 @@ const SUBDOMAIN: &str = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
 const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 
-/// Checks a name; `prefix` says that something will be appended (generateName).
-pub type NameFn = fn(&str, bool) -> Vec<String>;
-
 /// `must be no more than N characters`
 pub fn max_len_error(length: usize) -> String {
     format!("must be no more than {length} characters")

@@ -3,9 +3,7 @@
 
 use serde_json::Value;
 
-use super::{
-    FIELD_IMMUTABLE, NameFn, TOTAL_ANNOTATION_SIZE, is_qualified_name, is_valid_label_value, name_is_dns_label,
-};
+use super::{FIELD_IMMUTABLE, TOTAL_ANNOTATION_SIZE, is_qualified_name, is_valid_label_value, name_is_dns_label};
 use crate::field::{Error, ErrorList, Path};
 use crate::gvk::GroupVersion;
 
@@ -18,7 +16,12 @@ fn array<'a>(object: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// Validates `metadata` of an object to be created, or of any object at rest.
-pub fn object_meta(meta: &Value, namespaced: bool, name_fn: NameFn, path: &Path) -> ErrorList {
+pub fn object_meta(
+    meta: &Value,
+    namespaced: bool,
+    name_fn: impl Fn(&str, bool) -> Vec<String>,
+    path: &Path,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let (name, generate_name, namespace) = (text(meta, "name"), text(meta, "generateName"), text(meta, "namespace"));
     if !generate_name.is_empty() {

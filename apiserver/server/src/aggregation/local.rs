@@ -116,6 +116,7 @@ fn version_priority(group: &str, version: &str) -> i64 {
         ("", _) => 1,
         ("apiregistration.k8s.io", "v1") => 18,
         ("autoscaling", "v2") => 30,
+        ("flowcontrol.apiserver.k8s.io" | "resource.k8s.io", "v1") => 21,
         (_, version) if version.contains("alpha") => 1,
         (_, version) if version.contains("beta") => 9,
         _ => 15,

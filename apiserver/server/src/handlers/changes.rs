@@ -60,7 +60,7 @@ async fn delete_options(target: &mut Target) -> Result<DeleteOptions, Status> {
     if body.is_empty() {
         return DeleteOptions::from_query(&target.call.query);
     }
-    let json = object::body_json(body, negotiate::input(target.headers())?)?;
+    let json = object::body_json(body, negotiate::input(target.headers())?, "DeleteOptions")?;
     let value = skeg_machinery::codec::json::parse(&json, Limits::default())
         .map_err(|error| Status::bad_request(format!("couldn't get version/kind; json parse error: {error}")))?;
     match value.get("kind").and_then(|kind| kind.as_str()) {

@@ -382,7 +382,7 @@ impl Target {
 
     /// Decodes a body as the resource's own kind, defaulted.
     pub fn decode(&self, body: Bytes, parameters: &WriteParameters) -> Result<Value, Status> {
-        let json = object::body_json(body, negotiate::input(self.headers())?)?;
+        let json = object::body_json(body, negotiate::input(self.headers())?, &self.resource.spec.kind)?;
         let mut warnings = Vec::new();
         let version = self.version();
         let kind = self.resource.kind(&version.version);

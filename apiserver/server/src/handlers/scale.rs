@@ -162,7 +162,7 @@ async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
             patched
         }
         _ => {
-            let json = object::body_json(body, negotiate::input(target.headers())?)?;
+            let json = object::body_json(body, negotiate::input(target.headers())?, "Scale")?;
             object::decode_body(&json, &KIND, &ty, parameters.field_validation, &mut warnings)?
         }
     };

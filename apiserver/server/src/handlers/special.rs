@@ -37,8 +37,8 @@ pub async fn read_object(request: &mut SpecialRequest) -> Result<Value, Status> 
     let limit = request.server.limits.body;
     let body = std::mem::take(request.request.body_mut());
     let bytes = read_body(request.request.headers(), body, limit).await?;
-    let json = object::body_json(bytes, negotiate::input(request.request.headers())?)?;
     let kind = body_kind(request)?;
+    let json = object::body_json(bytes, negotiate::input(request.request.headers())?, &kind.kind)?;
     let ty = Schema::kubernetes()
         .lookup(&kind)
         .ok_or_else(|| Status::internal_error(format!("the schema has no {kind}")))?;

@@ -221,10 +221,15 @@ pub fn write_table(
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let columns = if definitions { json!(resource.spec.columns.definitions()) } else { Value::Null };
+    let mut metadata = json!({});
+    let revision = skeg_machinery::meta::resource_version(tree);
+    if !revision.is_empty() {
+        metadata["resourceVersion"] = json!(revision);
+    }
     let head = json!({
         "kind": "Table",
         "apiVersion": meta_version(beta),
-        "metadata": {"resourceVersion": skeg_machinery::meta::resource_version(tree)},
+        "metadata": metadata,
         "columnDefinitions": columns,
     });
     out.extend_from_slice(&open_list(head, "rows"));

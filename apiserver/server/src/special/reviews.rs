@@ -63,7 +63,9 @@ impl SpecialHandler for TokenReview {
                 status["audiences"] = json!(audiences);
             }
             refused => {
-                status["authenticated"] = json!(false);
+                if let Some(status) = status.as_object_mut() {
+                    status.shift_remove("authenticated");
+                }
                 status["error"] = match refused {
                     Authentication::Rejected(why) => json!(why),
                     _ => json!("invalid bearer token"),

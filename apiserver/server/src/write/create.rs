@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skeg_catalog::spec::Generation;
+use skeg_machinery::field::ErrorList;
 use skeg_machinery::meta;
 use skeg_machinery::status::Status;
 use skeg_storage::{Op, Precondition, StoreError};
@@ -68,8 +69,12 @@ impl Write<'_> {
             if !matches!(strategy.generation(), Generation::Never | Generation::FromFirstChange) {
                 meta::set_generation(&mut object, 1);
             }
-            let mut errors = self.metadata_problems(&object);
-            errors.extend(strategy.validate(ctx, &object));
+            let own = strategy.validate(ctx, &object);
+            let mut errors = match strategy.metadata_last() && !own.is_empty() {
+                true => ErrorList::new(),
+                false => self.metadata_problems(&object),
+            };
+            errors.extend(own);
             if !errors.is_empty() {
                 return Err(self.invalid(&object, &errors));
             }

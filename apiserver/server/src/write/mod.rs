@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use skeg_catalog::spec::{Context, Generation, SubresourceSpec, VersionSpec};
-use skeg_machinery::field::{self, ErrorList, Path};
+use skeg_catalog::spec::{Backing, Context, Generation, SubresourceSpec, VersionSpec};
+use skeg_machinery::field::{ErrorList, Path};
 use skeg_machinery::gvk::{GroupVersionKind, GroupVersionResource};
 use skeg_machinery::status::Status;
 use skeg_machinery::{meta, validation};
@@ -198,36 +198,55 @@ impl Write<'_> {
         )]);
     }
 
-    /// ObjectMeta's own rules, then the name's.
-    fn metadata_problems(&self, object: &Value) -> ErrorList {
-        let path = Path::new("metadata");
-        let empty = json!({});
-        let metadata = object.get("metadata").unwrap_or(&empty);
-        let mut errors =
-            validation::object_meta(metadata, self.resource.namespaced(), validation::name_is_path_segment, &path);
-        if qualifies_finalizers(&self.resource.spec.group) {
-            errors.extend(validation::standard_finalizers(metadata, &path));
+    /// ObjectMeta's rules in an update: once for all types, and as often `again` as the type's own validation looks.
+    fn metadata_changes(&self, new: &Value, old: &Value, again: (usize, usize)) -> ErrorList {
+        let (path, empty) = (Path::new("metadata"), json!({}));
+        let (metadata, before) = (new.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
+        let form = self.form_problems(metadata);
+        let changes = validation::object_meta_update(metadata, before, &path);
+        let finalizers = match qualifies_finalizers(&self.resource.spec.group) {
+            true => validation::standard_finalizers(metadata, &path),
+            false => ErrorList::new(),
+        };
+        let mut errors = ErrorList::new();
+        errors.extend(form.iter().chain(changes.iter()).cloned());
+        for _ in 0..again.0 {
+            errors.extend(form.iter().chain(finalizers.iter()).cloned());
         }
-        let strategy = &self.resource.spec.strategy;
-        for (field, text, prefix) in
-            [("generateName", meta::generate_name(object), true), ("name", meta::name(object), false)]
-        {
-            if text.is_empty() {
-                continue;
-            }
-            let at = path.child(field);
-            for problem in strategy.name_problems(text, prefix) {
-                let error = field::Error::invalid(&at, text, problem);
-                if !errors.contains(&error) {
-                    errors.push(error);
-                }
-            }
+        for _ in 0..again.1 {
+            errors.extend(changes.iter().chain(finalizers.iter()).cloned());
         }
         errors
     }
 
+    /// ObjectMeta's rules, the name's among them.
+    fn metadata_problems(&self, object: &Value) -> ErrorList {
+        let empty = json!({});
+        let metadata = object.get("metadata").unwrap_or(&empty);
+        let mut errors = self.form_problems(metadata);
+        if qualifies_finalizers(&self.resource.spec.group) {
+            errors.extend(validation::standard_finalizers(metadata, &Path::new("metadata")));
+        }
+        errors
+    }
+
+    fn form_problems(&self, metadata: &Value) -> ErrorList {
+        let strategy = &self.resource.spec.strategy;
+        // A type's own rule mostly says the same as what no object may be called, and more.
+        let name_problems = |name: &str, prefix: bool| {
+            let own = strategy.name_problems(name, prefix);
+            if own.is_empty() { validation::name_is_path_segment(name, prefix) } else { own }
+        };
+        validation::object_meta(metadata, self.resource.namespaced(), name_problems, &Path::new("metadata"))
+    }
+
     fn invalid(&self, object: &Value, errors: &ErrorList) -> Status {
-        Status::invalid(&self.resource.group_kind(), meta::name(object), errors)
+        let mut kind = self.resource.group_kind();
+        // What is stored as another type is told by that one's kind.
+        if let Backing::StoredAs { group, .. } = &self.resource.spec.backing {
+            kind.group = group.clone();
+        }
+        Status::invalid(&kind, meta::name(object), errors)
     }
 
     fn conflict(&self, why: impl std::fmt::Display) -> Status {

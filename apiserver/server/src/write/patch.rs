@@ -34,13 +34,8 @@ pub struct Applied {
 
 /// The object in a body of server-side apply, or what is wrong with it as sigs.k8s.io/yaml says it.
 fn configuration(body: &[u8]) -> Result<Applied, String> {
-    let document = yaml::parse_either(body).map_err(|told| {
-        let (what, place) = told.rsplit_once(" at line ").unwrap_or((&told, "1"));
-        match place.split(' ').next() {
-            None | Some("1") => format!("error converting YAML to JSON: yaml: {what}"),
-            Some(line) => format!("error converting YAML to JSON: yaml: line {line}: {what}"),
-        }
-    })?;
+    let document = yaml::parse_either(body)
+        .map_err(|told| format!("error converting YAML to JSON: {}", object::yaml_fault(&told)))?;
     let config = match document.tree {
         Value::Object(members) => Value::Object(members),
         Value::Null => Value::Object(serde_json::Map::new()),

@@ -158,16 +158,11 @@ impl Write<'_> {
             }
             bump_generation(self.resource, new, old, part.is_none());
             keep_system_fields(new, old);
-            let mut errors = self.metadata_problems(new);
-            let empty = Value::Object(Default::default());
-            // Upstream asks twice, before the strategy and within it, and the causes tell it twice.
-            for _ in 0..2 {
-                errors.extend(skeg_machinery::validation::object_meta_update(
-                    new.get("metadata").unwrap_or(&empty),
-                    old.get("metadata").unwrap_or(&empty),
-                    &skeg_machinery::field::Path::new("metadata"),
-                ));
-            }
+            let again = match part {
+                Some(part) => part.metadata_checks(),
+                None => strategy.metadata_checks(),
+            };
+            let mut errors = self.metadata_changes(new, old, again);
             errors.extend(match part {
                 Some(part) => part.validate(ctx, new, old),
                 None => strategy.validate_update(ctx, new, old),

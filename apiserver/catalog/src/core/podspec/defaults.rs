@@ -12,7 +12,6 @@ use crate::json::{Read, Write};
 
 /// Defaults of `spec` at a PodSpec, in a template as in a pod.
 pub fn pod_spec(spec: &mut Value) {
-    drop_disabled(spec);
     spec.default_zero("dnsPolicy", "ClusterFirst");
     spec.default_zero("restartPolicy", "Always");
     spec.default_to("securityContext", json!({}));
@@ -165,8 +164,8 @@ fn default_total(spec: &mut Value, list: &str, name: &str) {
     }
 }
 
-/// Fields of features that are off are as if they had not been sent (pkg/api/pod/util.go).
-fn drop_disabled(spec: &mut Value) {
+/// Fields of features that are off are not stored (pkg/api/pod/util.go), though who sent them comes to own them.
+pub fn drop_disabled(spec: &mut Value) {
     spec.remove("schedulingGroup");
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         spec.each(list, |container| {
