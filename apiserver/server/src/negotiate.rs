@@ -176,7 +176,15 @@ pub const CUSTOM: [Media; 2] = [Media::Json, Media::Yaml];
 
 /// The representation of an error: whatever is acceptable, else JSON.
 pub fn error_output(headers: &HeaderMap, query: &Query) -> Output {
-    output(headers, query).map_or(Output::JSON, |output| Output { transform: Transform::None, ..output })
+    let wanted = output(headers, query).unwrap_or(Output::JSON);
+    if wanted.transform == Transform::None {
+        return wanted;
+    }
+    // What was to be transformed is not acceptable for a Status.
+    let clauses = accept_clauses(headers);
+    let plain = clauses.iter().filter(|clause| clause.param("as").is_none());
+    let media = plain.flat_map(|clause| ALL.into_iter().filter(|media| clause.allows(*media))).next();
+    Output { media: media.unwrap_or(Media::Json), transform: Transform::None, ..wanted }
 }
 
 /// `None` when the clause asks for a transformation that nobody offers.

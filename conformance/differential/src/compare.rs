@@ -135,6 +135,12 @@ fn documents(answer: &Answer) -> Option<Vec<Value>> {
     if answer.body.is_empty() {
         return Some(Vec::new());
     }
+    // How long lines are folded says nothing.
+    if answer.header("content-type").is_some_and(|kind| kind.starts_with("application/yaml")) {
+        let mut value: Value = serde_yaml_ng::from_slice(&answer.body).ok()?;
+        normal::json(&mut value);
+        return Some(vec![value]);
+    }
     let mut values = Vec::new();
     for value in serde_json::Deserializer::from_slice(&answer.body).into_iter::<Value>() {
         let mut value = value.ok()?;

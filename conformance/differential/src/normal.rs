@@ -23,6 +23,7 @@ static PRECONDITION: LazyLock<Regex> =
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"0xc[0-9a-f]{6,}"));
 static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+[smhd]){1,2}$"));
 static ACCESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"kube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}"));
+static GENERATED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(Not Valid-)[bcdfghjklmnpqrstvwxz2456789]{5}"));
 static RANDOM: LazyLock<Regex> = LazyLock::new(|| pattern(r"[bcdfghjklmnpqrstvwxz2456789]{5}"));
 
 /// A text wherever it stands: a body that is not JSON, a string in one, a header.
@@ -34,6 +35,7 @@ pub fn text(text: &str) -> String {
     let text = LOCAL.replace_all(&text, "<server>");
     let text = CLUSTER_IP.replace_all(&text, "<cluster ip>");
     let text = ACCESS.replace_all(&text, "kube-api-access-<random>");
+    let text = GENERATED.replace_all(&text, "${1}<random>");
     let text = PRECONDITION.replace_all(&text, "${1}<rv>");
     ADDRESS.replace_all(&text, "<pointer>").into_owned()
 }
@@ -50,9 +52,21 @@ fn time(found: &Captures<'_>) -> String {
 }
 
 pub fn json(value: &mut Value) {
+    own_left_out(value);
     order(value);
     let table = value.get("kind").and_then(Value::as_str) == Some("Table");
     walk(value, "", table);
+}
+
+/// What Skeg has beside upstream's objects, named `skeg:…`, would shift all that comes behind it in a list.
+fn own_left_out(value: &mut Value) {
+    let own = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("skeg:"));
+    if let Some(items) = value.get_mut("items").and_then(Value::as_array_mut) {
+        items.retain(|item| !own(&item["metadata"]["name"]));
+    }
+    if let Some(rows) = value.get_mut("rows").and_then(Value::as_array_mut) {
+        rows.retain(|row| !own(&row["cells"][0]));
+    }
 }
 
 /// Lists that upstream writes in whatever order its maps and its tasks come: each has one here.

@@ -5,7 +5,7 @@ use skeg_machinery::field::{ErrorList, Path};
 
 use crate::builder::Def;
 use crate::check::Report;
-use crate::columns::{AGE, NAME, Table, boolean, int, name};
+use crate::columns::{AGE, NAME, Table, boolean, int, name, text};
 use crate::json::{Read, Write};
 use crate::rules::Rules;
 use crate::spec::{Generation, ResourceSpec};

@@ -12,11 +12,12 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
+use skeg_machinery::status::Status;
 use tokio_util::sync::CancellationToken;
 
 use super::{APISERVICES, Aggregation, Remote, proxy};
 use crate::request::UserInfo;
-use crate::resources::Change;
+use crate::resources::{Change, Resources, WriteOptions};
 use crate::streaming::tunnel;
 
 const SERVICES: GroupResource = GroupResource::from_static("", "services");
@@ -73,15 +74,35 @@ async fn check(aggregation: &Aggregation, name: &str) {
         Ok(_) => ("True", "Passed", "all checks passed".to_owned()),
         Err((reason, message)) => ("False", *reason, message.clone()),
     };
-    let mut edit = |service: &mut Value| {
-        condition(service, status, reason, &message);
-        Ok(())
-    };
-    if let Err(error) = aggregation.resources.modify(&APISERVICES, "", name, false, &mut edit).await
+    if let Err(error) =
+        write(&*aggregation.resources, name, |service| condition(service, status, reason, &message)).await
         && !error.is_not_found()
     {
         tracing::warn!(apiservice = name, why = error.message, "availability could not be written");
     }
+}
+
+/// Another's write may come between; the next round writes what these attempts could not.
+const ATTEMPTS: usize = 5;
+
+/// Writes a status where it changes, in the server's name.
+async fn write(resources: &dyn Resources, name: &str, edit: impl Fn(&mut Value)) -> Result<(), Status> {
+    let options = WriteOptions { dry_run: false, field_manager: "kube-apiserver".into() };
+    let mut refused = Ok(());
+    for _ in 0..ATTEMPTS {
+        let found = resources.get(&APISERVICES, "", name).await?;
+        let mut service = found.clone();
+        edit(&mut service);
+        if service == found {
+            return Ok(());
+        }
+        match resources.update(&UserInfo::loopback(), &APISERVICES, "status", service, &options).await {
+            Ok(_) => return Ok(()),
+            Err(status) if status.code == 409 => refused = Err(status),
+            Err(status) => return Err(status),
+        }
+    }
+    refused
 }
 
 fn condition(service: &mut Value, status: &str, reason: &str, message: &str) {

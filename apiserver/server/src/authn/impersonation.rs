@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use skeg_machinery::status::Status;
+use skeg_machinery::text::quote;
 
 use super::service_account::{groups as account_groups, split_username};
 use super::{ALL_AUTHENTICATED, ALL_UNAUTHENTICATED, ANONYMOUS};
@@ -43,6 +44,18 @@ pub async fn impersonate(
     Ok(wanted.user)
 }
 
+/// A user without a name as Go shows one.
+fn nameless(uid: &str, groups: &[String], extra: &BTreeMap<String, Vec<String>>) -> String {
+    let list = |items: &[String]| {
+        let quoted: Vec<String> = items.iter().map(|item| quote(item)).collect();
+        format!("[]string{{{}}}", quoted.join(", "))
+    };
+    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { list(groups) };
+    let pairs: Vec<String> = extra.iter().map(|(key, values)| format!("{}:{}", quote(key), list(values))).collect();
+    let extra = if pairs.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", pairs.join(", ")) };
+    format!("&user.DefaultInfo{{Name:\"\", UID:{}, Groups:{groups}, Extra:map[string][]string{extra}}}", quote(uid))
+}
+
 fn is_ours(name: &str) -> bool {
     matches!(name, USER | GROUP | UID) || name.starts_with(EXTRA_PREFIX)
 }
@@ -66,9 +79,8 @@ fn read(headers: &HeaderMap) -> Result<Option<Wanted>, Status> {
         if groups.is_empty() && extra.is_empty() && uid.is_empty() {
             return Ok(None);
         }
-        return Err(Status::bad_request(
-            "requested impersonation of groups, a uid or extras without impersonating a user",
-        ));
+        let wanted = nameless(&uid, &groups, &extra);
+        return Err(Status::bad_request(format!("requested {wanted} without impersonating a user name")));
     }
     let mut checks = Vec::new();
     if let Some((namespace, account)) = split_username(&name) {
