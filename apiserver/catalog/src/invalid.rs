@@ -462,6 +462,8 @@ fn what_is_ignored_and_added() {
     let mut pod = fixture(&spec);
     pod.set("spec.schedulingGroup", json!({"podGroupName": "g"}));
     spec.strategy.default("v1", &mut pod);
+    assert!(pod.has("spec.schedulingGroup"), "who sent it owns it");
+    let (pod, _) = create(&spec, pod);
     assert!(pod.at("spec.schedulingGroup").is_null());
 }
 

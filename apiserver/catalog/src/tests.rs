@@ -349,4 +349,11 @@ fn a_daemon_set_that_was_read_tells_its_template_generation() {
     assert_eq!(set.member("metadata.annotations", key), Some("0"));
     let (set, _) = create(&spec, set);
     assert_eq!(set.member("metadata.annotations", key), Some("1"));
+    let mut sent = set.clone();
+    sent.remove("metadata.annotations");
+    spec.strategy.default("v1", &mut sent);
+    let status = spec.subresources.iter().find(|part| part.name == "status").unwrap();
+    let Subresource::Update(status) = &status.behaviour else { panic!("a status is updated") };
+    with_context(|ctx| status.prepare(ctx, &mut sent, &set));
+    assert_eq!(sent.member("metadata.annotations", key), Some("1"), "a status does not change it");
 }

@@ -118,7 +118,11 @@ async fn paths_that_nothing_serves_are_404_and_other_methods_405() {
     let server = TestServer::start().await;
     let unknown = server.get("/api/v1/namespaces/default/gadgets").send().await.expect(404);
     assert_eq!(unknown["message"], "the server could not find the requested resource");
-    assert_eq!(server.get("/apis/apps/v9/deployments").send().await.text(), "404 page not found\n");
+    let unknown = server.get("/apis/apps/v9/deployments").send().await.expect(404);
+    assert_eq!(unknown["message"], "the server could not find the requested resource");
+    let nothing = server.get("/apis/gadgets.example.com/v1/gadgets").send().await;
+    assert_eq!((nothing.text(), nothing.header("x-content-type-options")), ("404 page not found\n".into(), "nosniff"));
+    server.get("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/a").send().await.expect(404);
     server.put(MAPS, &map("a")).send().await.expect(405);
     server.get("/api/v1/namespaces/default/nodes").send().await.expect(404);
     server.get(&format!("{MAPS}/a/gadget")).send().await.expect(404);

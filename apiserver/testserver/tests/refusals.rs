@@ -82,4 +82,10 @@ async fn an_update_tells_each_cause_as_often_as_upstream_finds_it() {
     let path = format!("{MAPS}/a");
     let refused = server.patch(&path, "merge", &patch).send().await.expect(422);
     assert_eq!(refused["details"]["causes"].as_array().unwrap().len(), 2);
+    // Limit ranges leave it to the one look that every type takes.
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "a"}, "spec": {"limits": []}});
+    server.post(ranges, &range).send().await.expect(201);
+    let refused = server.patch(&format!("{ranges}/a"), "merge", &patch).send().await.expect(422);
+    assert_eq!(refused["details"]["causes"].as_array().unwrap().len(), 1);
 }

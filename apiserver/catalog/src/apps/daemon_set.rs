@@ -19,7 +19,10 @@ pub fn spec() -> ResourceSpec {
     Def::new("apps", "v1", "daemonsets", "DaemonSet")
         .short(&["ds"])
         .categories(&["all"])
-        .status(Part::status(check_status))
+        .status(Part {
+            prepare: |_, set, old| set_template_generation(set, template_generation(old)),
+            ..Part::status(check_status)
+        })
         .columns(Table {
             columns: const {
                 &[
