@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn every_column_is_described() {
-        let bare = crate::all().iter().flat_map(|spec| {
+        let all = crate::all();
+        let bare = all.iter().flat_map(|spec| {
             let columns = spec.columns.definitions().into_iter();
             columns
                 .filter(|column| column.description.is_empty())

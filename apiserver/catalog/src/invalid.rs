@@ -409,7 +409,7 @@ fn access() {
         "rolebindings.rbac.authorization.k8s.io",
         &[("roleRef.name", json!("other"))],
         &[
-            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"other\"}: cannot change roleRef",
+            "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"other\"}: cannot change roleRef",
         ],
     );
 }

@@ -318,17 +318,17 @@ fn nobody_owns_what_a_strategy_resets() {
     for (resource, subresource, expected) in [
         ("configmaps", "", &[][..]),
         ("nodes", "", &["status"]),
-        ("deployments", "", &["status"]),
-        ("deployments", "status", &["spec", "metadata.labels"]),
+        ("deployments.apps", "", &["status"]),
+        ("deployments.apps", "status", &["spec", "metadata.labels"]),
         ("pods", "status", &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"]),
         ("pods", "resize", &[]),
         ("namespaces", "finalize", &["status"]),
-        ("certificatesigningrequests", "", &["spec", "status"]),
-        ("certificatesigningrequests", "approval", &["spec", "status.certificate"]),
-        ("certificatesigningrequests", "status", &["spec", "status.conditions"]),
-        ("validatingadmissionpolicies", "", &["status"]),
-        ("flowschemas", "status", &["metadata", "spec"]),
-        ("customresourcedefinitions", "status", &["spec"]),
+        ("certificatesigningrequests.certificates.k8s.io", "", &["spec", "status"]),
+        ("certificatesigningrequests.certificates.k8s.io", "approval", &["spec", "status.certificate"]),
+        ("certificatesigningrequests.certificates.k8s.io", "status", &["spec", "status.conditions"]),
+        ("validatingadmissionpolicies.admissionregistration.k8s.io", "", &["status"]),
+        ("flowschemas.flowcontrol.apiserver.k8s.io", "status", &["metadata", "spec"]),
+        ("customresourcedefinitions.apiextensions.k8s.io", "status", &["spec"]),
     ] {
         let spec = named(resource);
         let part = spec.subresources.iter().find(|part| part.name == subresource).map(|part| &part.behaviour);
@@ -342,7 +342,7 @@ fn nobody_owns_what_a_strategy_resets() {
 
 #[test]
 fn a_daemon_set_that_was_read_tells_its_template_generation() {
-    let spec = named("daemonsets");
+    let spec = named("daemonsets.apps");
     let mut set = fixture(&spec);
     spec.strategy.default("v1", &mut set);
     let key = "deprecated.daemonset.template.generation";
