@@ -51,6 +51,19 @@ pub struct Printed {
     pub kind: &'static str,
 }
 
+/// The columns of autoscaling/v1 Scale, whatever it is the scale of.
+pub const SCALE: Printed = Printed {
+    table: Table {
+        columns: &[text("Name"), int("Desired"), int("Available"), AGE],
+        cells: |scale, row| {
+            let count = |path| scale.at(path).as_i64().unwrap_or(0).into();
+            vec![name(scale), count("spec.replicas"), count("status.replicas"), row.age(scale)]
+        },
+    },
+    group: "autoscaling",
+    kind: "Scale",
+};
+
 impl Columns for Printed {
     fn definitions(&self) -> Vec<ColumnDefinition> {
         self.table

@@ -20,7 +20,7 @@ pub mod batch;
 mod builder;
 pub mod certificates;
 mod check;
-mod columns;
+pub mod columns;
 pub mod coordination;
 pub mod core;
 pub mod custom;

@@ -323,6 +323,12 @@ async fn scale_reads_and_writes_the_replicas_of_its_parent() {
         (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
         (&json!("Scale"), &json!(1), &json!("a=b"))
     );
+    let shown =
+        server.get(&format!("{path}/d/scale")).accept("application/json;as=Table;v=v1;g=meta.k8s.io").send().await;
+    let shown = shown.expect(200);
+    assert_eq!(shown["columnDefinitions"][1]["name"], "Desired");
+    assert_eq!((&shown["rows"][0]["cells"][0], &shown["rows"][0]["cells"][1]), (&json!("d"), &json!(1)));
+    assert_eq!(shown["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     scale["spec"]["replicas"] = json!(4);
     let scaled = server.put(&format!("{path}/d/scale"), &scale).send().await.expect(200);
     assert_eq!(scaled["spec"]["replicas"], 4);
@@ -334,6 +340,34 @@ async fn scale_reads_and_writes_the_replicas_of_its_parent() {
         server.patch(&format!("{path}/d/scale"), "merge", &json!({"spec": {"replicas": 2}})).send().await.expect(200);
     assert_eq!(patched["spec"]["replicas"], 2);
     server.patch(&format!("{path}/d/scale"), "merge", &json!({"spec": {"replicas": -1}})).send().await.expect(422);
+}
+
+#[tokio::test]
+async fn an_applied_scale_owns_the_replicas_of_its_parent() {
+    let server = TestServer::start().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let body = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": {"replicas": 1,
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    server.patch(&format!("{path}/d?fieldManager=first"), "apply", &body).send().await.expect(201);
+    let scale = |replicas: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": replicas}});
+    let conflict =
+        server.patch(&format!("{path}/d/scale?fieldManager=scaler"), "apply", &scale(3)).send().await.expect(409);
+    assert!(conflict["message"].as_str().unwrap().contains(".spec.replicas"), "{conflict}");
+    let forced = format!("{path}/d/scale?fieldManager=scaler&force=true");
+    let scaled = server.patch(&forced, "apply", &scale(3)).send().await.expect(200);
+    assert_eq!((&scaled["kind"], &scaled["spec"]["replicas"]), (&json!("Scale"), &json!(3)));
+    let parent = server.get(&format!("{path}/d")).send().await.expect(200);
+    assert_eq!(parent["spec"]["replicas"], 3);
+    let managers = parent["metadata"]["managedFields"].as_array().unwrap();
+    let owner = managers.iter().find(|entry| entry["manager"] == "scaler").unwrap();
+    assert_eq!(
+        (&owner["operation"], &owner["subresource"], &owner["fieldsV1"]),
+        (&json!("Apply"), &json!("scale"), &json!({"f:spec": {"f:replicas": {}}}))
+    );
+    server.patch(&format!("{path}/none/scale?fieldManager=scaler"), "apply", &scale(1)).send().await.expect(404);
+    let wrong = json!({"apiVersion": "v1", "kind": "Scale", "spec": {"replicas": 1}});
+    server.patch(&forced, "apply", &wrong).send().await.expect(400);
 }
 
 #[tokio::test]

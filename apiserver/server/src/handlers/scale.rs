@@ -3,7 +3,9 @@
 use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
+use skeg_catalog::columns;
 use skeg_catalog::spec::{Subresource, Verb};
+use skeg_machinery::codec::json::decode_value;
 use skeg_machinery::field::{self, Path};
 use skeg_machinery::gvk::{GroupKind, GroupVersionKind};
 use skeg_machinery::labels;
@@ -11,13 +13,13 @@ use skeg_machinery::meta;
 use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
 
-use super::{Target, method_not_allowed};
+use super::{Target, method_not_allowed, table};
 use crate::negotiate::{self, Output, Transform};
 use crate::object;
-use crate::query::{WriteKind, WriteParameters};
+use crate::query::{FieldValidation, WriteKind, WriteParameters};
 use crate::registry::Resource;
 use crate::respond;
-use crate::write::patch::Patch;
+use crate::write::patch::{self, Patch};
 use crate::write::store_failure;
 use crate::write::update::Change;
 
@@ -137,23 +139,41 @@ fn selector_text(selector: &Value) -> String {
 }
 
 fn answer(target: &Target, parent: &Value) -> Result<Response, Status> {
-    let output = Output { transform: Transform::None, ..target.output()? };
-    Ok(respond::value(StatusCode::OK, &output, &scale_of(parent, &paths(target)?)))
+    let output = target.output()?;
+    let scale = scale_of(parent, &paths(target)?);
+    let Transform::Table { beta, include } = output.transform else {
+        return Ok(respond::value(StatusCode::OK, &Output { transform: Transform::None, ..output }, &scale));
+    };
+    let json = serde_json::to_vec(&scale).expect("a JSON tree serializes");
+    let mut out = Vec::new();
+    table::write_table(&columns::SCALE, &scale, &json, (beta, include), true, target.call.server.now(), &mut out)?;
+    Ok(respond::json(StatusCode::OK, &output, out.into(), negotiate::accepts_gzip(target.headers())))
 }
 
 async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
-    let kind = if verb == Verb::Patch { WriteKind::Patch } else { WriteKind::Update };
-    let parameters = WriteParameters::from_query(&target.call.query, kind)?;
     let content_type = negotiate::content_type(target.headers()).to_owned();
+    let kind = match verb {
+        Verb::Patch if content_type == patch::APPLY => WriteKind::Apply,
+        Verb::Patch => WriteKind::Patch,
+        _ => WriteKind::Update,
+    };
+    let parameters = WriteParameters::from_query(&target.call.query, kind)?;
     let body = target.body().await?;
     let ty = scale_type()?;
     let mut warnings = Vec::new();
+    let mut applied = None;
     let sent = match verb {
         Verb::Patch => {
             let parent = read_parent(target).await?;
-            let current = scale_of(&parent, &paths(target)?);
             let patch = Patch::read(&content_type, body, target.resource.custom)?;
-            let (mut patched, found) = patch.patched(&current, &ty, parameters.field_validation)?;
+            let (mut patched, found) = match patch {
+                Patch::Apply(configuration) => {
+                    let scale = read_applied(&configuration.config, &ty, parameters.field_validation)?;
+                    applied = Some(configuration);
+                    scale
+                }
+                patch => patch.patched(&scale_of(&parent, &paths(target)?), &ty, parameters.field_validation)?,
+            };
             warnings = found;
             // A patch that names no resourceVersion is about whatever is newest.
             if meta::resource_version(&patched) == meta::resource_version(&parent) {
@@ -168,7 +188,10 @@ async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
     };
     target.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
     let replicas = check(target, &sent)?;
-    let change = parent_change(target, &sent, replicas).await?;
+    let change = match applied {
+        Some(applied) => Change::Patch(Patch::Apply(applied.with(parent_configuration(target, &sent, replicas)?))),
+        None => parent_patch(target, &sent, replicas)?,
+    };
     let mut write = target.write(target.name(), &parameters);
     write.subresource = None;
     write.seen_as = NAME;
@@ -199,15 +222,46 @@ fn check(target: &Target, scale: &Value) -> Result<i64, Status> {
     Ok(replicas)
 }
 
-/// The parent's update: a patch of one field, bound to the versions that the Scale names.
-async fn parent_change(target: &Target, scale: &Value, replicas: i64) -> Result<Change, Status> {
-    let mut patch = json!({});
-    set_at(&mut patch, paths(target)?.spec, json!(replicas));
+/// An applied Scale, and the warnings of reading it.
+fn read_applied(config: &Value, ty: &TypeRef, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let named = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
+    if (named("apiVersion"), named("kind")) != ("autoscaling/v1", "Scale") {
+        let found = format!("{}, Kind={}", named("apiVersion"), named("kind"));
+        return Err(Status::bad_request(format!("invalid object type: {found}")));
+    }
+    let decoded = decode_value(config, ty, object::codec_validation(validation))
+        .map_err(|error| error.to_status(Some(&KIND), "Scale", &[]))?;
+    Ok((decoded.value, decoded.warnings))
+}
+
+/// What the parent's update changes: one field, bound to the versions that the Scale names.
+fn parent_fields(target: &Target, scale: &Value, replicas: Option<i64>) -> Result<Value, Status> {
+    let mut fields = json!({});
+    if let Some(replicas) = replicas {
+        set_at(&mut fields, paths(target)?.spec, json!(replicas));
+    }
     for field in ["resourceVersion", "uid"] {
         if let Some(value) = meta::get(scale, &["metadata", field]).filter(|v| v.as_str() != Some("")) {
-            meta::set(&mut patch, &["metadata", field], value.clone());
+            meta::set(&mut fields, &["metadata", field], value.clone());
         }
     }
-    let bytes = serde_json::to_vec(&patch).expect("a JSON tree serializes");
+    Ok(fields)
+}
+
+fn parent_patch(target: &Target, scale: &Value, replicas: i64) -> Result<Change, Status> {
+    let fields = parent_fields(target, scale, Some(replicas))?;
+    let bytes = serde_json::to_vec(&fields).expect("a JSON tree serializes");
     Ok(Change::Patch(Patch::Merge(bytes.into())))
+}
+
+/// What an applied Scale applies to its parent; it owns what the Scale names.
+fn parent_configuration(target: &Target, scale: &Value, replicas: i64) -> Result<Value, Status> {
+    let named = meta::get(scale, &["spec", "replicas"]).is_some();
+    let mut config = parent_fields(target, scale, named.then_some(replicas))?;
+    object::set_kind(&mut config, &target.resource.kind(&target.version().version));
+    meta::set(&mut config, &["metadata", "name"], json!(target.name()));
+    if !target.namespace().is_empty() {
+        meta::set(&mut config, &["metadata", "namespace"], json!(target.namespace()));
+    }
+    Ok(config)
 }

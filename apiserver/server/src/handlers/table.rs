@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use skeg_catalog::spec::VersionSpec;
+use skeg_catalog::spec::{Columns, VersionSpec};
 use skeg_machinery::status::Status;
 
 use super::list::{Entry, Page};
@@ -108,7 +108,7 @@ impl Pieces {
             Transform::Table { beta, include } => {
                 let tree = object::decode_stored(&entry.bytes, entry.revision)?;
                 let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
-                self.resource.write_row(&tree, &json, include, beta, self.now, out)?;
+                write_row(&*self.resource.spec.columns, &tree, &json, (beta, include), self.now, out)?;
             }
         }
         Ok(())
@@ -185,34 +185,30 @@ pub fn write_partial(json: &[u8], beta: bool, out: &mut Vec<u8>) -> Result<(), S
     Ok(())
 }
 
-impl Resource {
-    /// One row: cells of the storage version's `tree`, and as much of `json` as `include` says.
-    pub fn write_row(
-        &self,
-        tree: &Value,
-        json: &[u8],
-        include: Include,
-        beta: bool,
-        now: DateTime<Utc>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Status> {
-        let cells = self.spec.columns.cells(tree, now);
-        out.extend_from_slice(b"{\"cells\":");
-        serde_json::to_writer(&mut *out, &cells).map_err(Status::internal_error)?;
-        out.extend_from_slice(b",\"object\":");
-        match include {
-            Include::None => out.extend_from_slice(b"null"),
-            Include::Metadata => write_partial(json, beta, out)?,
-            Include::Object => out.extend_from_slice(json),
-        }
-        out.push(b'}');
-        Ok(())
+/// One row: cells of the storage version's `tree`, and as much of `json` as `include` says.
+fn write_row(
+    columns: &dyn Columns,
+    tree: &Value,
+    json: &[u8],
+    (beta, include): (bool, Include),
+    now: DateTime<Utc>,
+    out: &mut Vec<u8>,
+) -> Result<(), Status> {
+    out.extend_from_slice(b"{\"cells\":");
+    serde_json::to_writer(&mut *out, &columns.cells(tree, now)).map_err(Status::internal_error)?;
+    out.extend_from_slice(b",\"object\":");
+    match include {
+        Include::None => out.extend_from_slice(b"null"),
+        Include::Metadata => write_partial(json, beta, out)?,
+        Include::Object => out.extend_from_slice(json),
     }
+    out.push(b'}');
+    Ok(())
 }
 
 /// A whole Table around one object. `definitions` only where the client has not had them.
 pub fn write_table(
-    resource: &Resource,
+    columns: &dyn Columns,
     tree: &Value,
     json: &[u8],
     (beta, include): (bool, Include),
@@ -220,7 +216,7 @@ pub fn write_table(
     now: DateTime<Utc>,
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
-    let columns = if definitions { json!(resource.spec.columns.definitions()) } else { Value::Null };
+    let definitions = if definitions { json!(columns.definitions()) } else { Value::Null };
     let mut metadata = json!({});
     let revision = skeg_machinery::meta::resource_version(tree);
     if !revision.is_empty() {
@@ -230,10 +226,10 @@ pub fn write_table(
         "kind": "Table",
         "apiVersion": meta_version(beta),
         "metadata": metadata,
-        "columnDefinitions": columns,
+        "columnDefinitions": definitions,
     });
     out.extend_from_slice(&open_list(head, "rows"));
-    resource.write_row(tree, json, include, beta, now, out)?;
+    write_row(columns, tree, json, (beta, include), now, out)?;
     out.extend_from_slice(b"]}");
     Ok(())
 }
@@ -253,7 +249,7 @@ pub fn transform_one(
         Transform::Table { beta, include } => {
             let seen: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
             let tree = resource.to_storage(version, seen)?;
-            write_table(resource, &tree, &json, (beta, include), true, now, &mut out)?;
+            write_table(&*resource.spec.columns, &tree, &json, (beta, include), true, now, &mut out)?;
         }
     }
     Ok(out.into())

@@ -175,7 +175,7 @@ impl Frames {
             Transform::Table { beta, include } => {
                 let tree = object::decode_stored(bytes, revision)?;
                 let now = self.server.now();
-                table::write_table(&self.resource, &tree, &json, (beta, include), first, now, &mut out)?;
+                table::write_table(&*self.resource.spec.columns, &tree, &json, (beta, include), first, now, &mut out)?;
             }
         }
         out.extend_from_slice(b"}\n");
@@ -224,7 +224,7 @@ impl Frames {
                 let first = std::mem::take(&mut self.first);
                 let tree: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
                 let now = self.server.now();
-                table::write_table(&self.resource, &tree, &json, (beta, include), first, now, &mut out)?;
+                table::write_table(&*self.resource.spec.columns, &tree, &json, (beta, include), first, now, &mut out)?;
             }
         }
         out.extend_from_slice(b"}\n");

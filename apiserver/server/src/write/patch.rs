@@ -123,6 +123,11 @@ impl Patch {
 }
 
 impl Applied {
+    /// The same, for another object.
+    pub fn with(self, config: Value) -> Self {
+        Applied { config, ..self }
+    }
+
     /// One that the server makes itself.
     pub fn new(config: Value) -> Self {
         Self { config, repeated: None }
