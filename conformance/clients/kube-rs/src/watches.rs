@@ -53,6 +53,8 @@ pub async fn reflecting(cluster: Cluster) -> Result<()> {
             let map = config_map(&format!("{kind}-{number}"), json!({}), kind)?;
             cluster.config_maps().create(&PostParams::default(), &map).await?;
         }
+        // A streamed list begins with what the server's cache holds (resourceVersion 0); this makes it hold all of them.
+        cluster.config_maps().list(&ListParams::default()).await?;
         let (reader, writer) = reflector::store();
         let watched = watcher::watcher(cluster.config_maps(), config.labels(&format!("kind={kind}")));
         let events = reflector(writer, watched).default_backoff();
