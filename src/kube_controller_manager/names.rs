@@ -64,7 +64,6 @@ const ABSENT: &[&str] = &[
     "token-cleaner-controller",
     "ttl-controller",
     "validatingadmissionpolicy-status-controller",
-    "volumeattributesclass-protection-controller",
 ];
 
 /// Not upstream's: runs only when it is named.

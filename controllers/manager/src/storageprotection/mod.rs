@@ -1,11 +1,11 @@
-//! Holds claims that pods use and volumes that are bound until they are free (upstream: pkg/controller/volume/pvcprotection
-//! and pvprotection): deleting them waits for a finalizer that goes with the last use.
+//! Holds claims that pods use, volumes that are bound and classes of attributes that either names until they are free (upstream:
+//! pkg/controller/volume/pvcprotection, pvprotection and vacprotection): deleting them waits for a finalizer that goes with the last use.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::json;
-use skeg_controller_runtime::objects::{PersistentVolume, PersistentVolumeClaim, Pod};
+use skeg_controller_runtime::objects::{PersistentVolume, PersistentVolumeClaim, Pod, VolumeAttributesClass};
 use skeg_controller_runtime::{Controller, Error, Meta, Object, Outcome, Store, Str, WorkQueue, key, run_controller};
 
 use crate::context::Context;
@@ -13,6 +13,7 @@ use crate::persistentvolume::{index_claims, users};
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 
 /// The finalizers that the object should have; `None`: those that it has.
 fn plan(meta: &Meta, finalizer: &str, in_use: bool) -> Option<Vec<Str>> {
@@ -123,6 +124,62 @@ impl Controller for Volumes {
     }
 }
 
+struct Classes {
+    classes: Arc<Store<VolumeAttributesClass>>,
+    claims: Arc<Store<PersistentVolumeClaim>>,
+    volumes: Arc<Store<PersistentVolume>>,
+}
+
+/// The classes that a claim has, wants, or is being changed to.
+fn classes_of(claim: &PersistentVolumeClaim) -> Vec<Str> {
+    let named = [&claim.spec.attributes_class, &claim.status.attributes_class, &claim.status.modified.target];
+    named.into_iter().filter(|name| !name.is_empty()).cloned().collect()
+}
+
+const BY_CLASS: &str = "attributes class";
+
+pub(crate) async fn run_classes(context: Context) {
+    let queue = Arc::new(WorkQueue::new());
+    let classes = context.stores.get::<VolumeAttributesClass>();
+    let claims = context.stores.get::<PersistentVolumeClaim>();
+    let volumes = context.stores.get::<PersistentVolume>();
+    claims.add_index(BY_CLASS, classes_of);
+    volumes.add_index(BY_CLASS, |volume| vec![volume.spec.attributes_class.clone()]);
+    let line = queue.clone();
+    classes.subscribe(move |change| line.add(change.object().metadata.key()));
+    // What no longer names a class may have been the last that did.
+    let (line, known) = (queue.clone(), classes.clone());
+    let leaving = move || known.list().into_iter().filter(|class| class.metadata.deleting());
+    let again = leaving.clone();
+    claims.subscribe(move |_| leaving().for_each(|class| line.add(class.metadata.key())));
+    let line = queue.clone();
+    volumes.subscribe(move |_| again().for_each(|class| line.add(class.metadata.key())));
+    run_controller(Arc::new(Classes { classes, claims, volumes }), queue, 2, context.shutdown).await;
+}
+
+#[async_trait]
+impl Controller for Classes {
+    type Key = Str;
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+    async fn synced(&self) {
+        self.classes.synced().await;
+        self.claims.synced().await;
+        self.volumes.synced().await;
+    }
+    async fn reconcile(&self, key: &Str) -> Result<Outcome, Error> {
+        let Some(class) = self.classes.get(key) else { return Ok(Outcome::Done) };
+        let name = &class.metadata.name;
+        let used =
+            !self.claims.by_index(BY_CLASS, name).is_empty() || !self.volumes.by_index(BY_CLASS, name).is_empty();
+        match plan(&class.metadata, CLASS, used) {
+            Some(finalizers) => write(&self.classes, &class.metadata, finalizers).await,
+            None => Ok(Outcome::Done),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +190,15 @@ mod tests {
             json["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_claim_names_each_class_that_its_volume_has_or_gets() {
+        let claim = |json| classes_of(&serde_json::from_value::<PersistentVolumeClaim>(json).unwrap());
+        let all = json!({"spec": {"volumeAttributesClassName": "new"}, "status": {"currentVolumeAttributesClassName": "old",
+            "modifyVolumeStatus": {"targetVolumeAttributesClassName": "next", "status": "Pending"}}});
+        assert_eq!(claim(all), ["new", "old", "next"].map(Str::from));
+        assert!(claim(json!({"spec": {}, "status": {"modifyVolumeStatus": null}})).is_empty());
     }
 
     #[test]

@@ -157,11 +157,33 @@ pub struct ClaimStatus {
     pub capacity: Storage,
     #[serde(rename = "currentVolumeAttributesClassName", deserialize_with = "interned")]
     pub attributes_class: Str,
+    #[serde(rename = "modifyVolumeStatus", deserialize_with = "null_default")]
+    pub modified: Modified,
+}
+
+/// A change of a claim's attributes that is under way.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Modified {
+    #[serde(rename = "targetVolumeAttributesClassName", deserialize_with = "interned")]
+    pub target: Str,
 }
 
 impl Spec for ClaimSpec {
     type Status = ClaimStatus;
     const RESOURCE: Resource = Resource::new("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", true);
+}
+
+/// A class of volume attributes: that it is there is all that is known of it.
+pub type VolumeAttributesClass = Obj<AttributesSpec>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct AttributesSpec {}
+
+impl Spec for AttributesSpec {
+    type Status = ();
+    const RESOURCE: Resource =
+        Resource::new("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses", false);
 }
 
 /// A storage class.
