@@ -83,15 +83,6 @@ pub fn whole_node(args: &Args) -> anyhow::Result<Server<'_>> {
         std::thread::sleep(Duration::from_millis(10));
     }
     server.ready += begun.elapsed();
-    let image = args.work.join("agnhost.tar");
-    ensure!(image.exists(), "no image of agnhost at {}: hack/images agnhost builds it", image.display());
-    let imported = Command::new(&args.skeg)
-        .args(["images", "import", "--data-dir"])
-        .arg(args.work.join("skeg"))
-        .arg(&image)
-        .stdout(Stdio::null())
-        .status()?;
-    ensure!(imported.success(), "cannot import {}", image.display());
     Ok(server)
 }
 
@@ -252,8 +243,10 @@ fn signal(pid: u32, signal: &str) {
     let _ = Command::new("kill").arg(signal).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
+/// Also while it ends: its port is free only once all of it is gone, but for what its parent has not read.
 fn running(pid: u32) -> bool {
-    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 fn remove(dir: &Path) -> anyhow::Result<()> {
