@@ -27,8 +27,25 @@ pub type Flag = (&'static str, bool, Use);
 pub const BOOL: bool = true;
 pub const VALUE: bool = false;
 
-/// All flags of a component. What upstream has and is not here is an unknown flag, and so an error.
-pub type Flags = &'static [Flag];
+/// All flags of a component, in groups that it may share. What upstream has and is not here is an unknown flag, and so an error.
+pub type Flags = &'static [&'static [Flag]];
+
+/// What every component has.
+#[rustfmt::skip]
+pub const COMMON: &[Flag] = &[
+    ("bind-address", VALUE, Honoured),
+    ("feature-gates", VALUE, Honoured),
+    ("help", BOOL, Honoured),
+    ("log-flush-frequency", VALUE, Tunes),
+    ("logging-format", VALUE, Only("text")),
+    ("profiling", BOOL, Tunes),
+    ("secure-port", VALUE, Honoured),
+    ("tls-cert-file", VALUE, Honoured),
+    ("tls-min-version", VALUE, Only("VersionTLS12")),
+    ("tls-private-key-file", VALUE, Honoured),
+    ("v", VALUE, Honoured),
+    ("version", BOOL, Honoured),
+];
 
 /// What was given: each value of each flag, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +73,8 @@ pub fn parse(component: &str, flags: Flags, arguments: &[String]) -> anyhow::Res
             None => (text.to_owned(), None),
         };
         let name = name.replace('_', "-");
-        let Some((name, alone, meaning)) = flags.iter().find(|(known, ..)| *known == name).copied() else {
+        let Some((name, alone, meaning)) = flags.iter().copied().flatten().find(|(known, ..)| *known == name).copied()
+        else {
             bail!("unknown flag: --{name}");
         };
         if value.is_none() {
@@ -81,7 +99,7 @@ impl Given {
     /// The flags that were given and change nothing here.
     pub fn without_effect(&self) -> impl Iterator<Item = &'static str> {
         let tunes = |(name, _, meaning): &&Flag| *meaning == Tunes && self.values.contains_key(name);
-        self.flags.iter().filter(tunes).map(|(name, ..)| *name)
+        self.flags.iter().copied().flatten().filter(tunes).map(|(name, ..)| *name)
     }
 
     pub fn is_set(&self, name: &str) -> bool {
@@ -90,7 +108,7 @@ impl Given {
 
     /// The last value; an empty one is none, as upstream takes it.
     pub fn text(&self, name: &str) -> Option<&str> {
-        debug_assert!(self.flags.iter().any(|(known, ..)| *known == name), "{name}");
+        debug_assert!(self.flags.iter().copied().flatten().any(|(known, ..)| *known == name), "{name}");
         self.values.get(name)?.last().map(String::as_str).filter(|value| !value.is_empty())
     }
 
@@ -168,15 +186,15 @@ mod tests {
     use super::*;
 
     #[rustfmt::skip]
-    const FLAGS: Flags = &[
+    const OWN: &[Flag] = &[
         ("allow-privileged", BOOL, Honoured), ("anonymous-auth", BOOL, Honoured), ("authorization-mode", VALUE, Honoured),
-        ("bind-address", VALUE, Honoured), ("event-ttl", VALUE, Honoured), ("profiling", BOOL, Tunes),
-        ("runtime-config", VALUE, Honoured), ("secure-port", VALUE, Honoured), ("service-account-issuer", VALUE, Honoured),
-        ("storage-backend", VALUE, Only("etcd3")), ("v", VALUE, Honoured), ("watch-cache", BOOL, Tunes),
+        ("event-ttl", VALUE, Honoured),
+        ("runtime-config", VALUE, Honoured), ("service-account-issuer", VALUE, Honoured),
+        ("storage-backend", VALUE, Only("etcd3")), ("watch-cache", BOOL, Tunes),
     ];
 
     fn read(line: &str) -> anyhow::Result<Given> {
-        parse("kube-apiserver", FLAGS, &line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        parse("kube-apiserver", &[COMMON, OWN], &line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]

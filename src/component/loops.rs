@@ -6,7 +6,38 @@ use anyhow::{Context, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use skeg_controller_runtime::lease::Election;
 
-use super::flags::Given;
+use super::flags::{BOOL, Flag, Given, Honoured, Only, Tunes, VALUE};
+
+/// What controllers and scheduler have beside what every component has.
+#[rustfmt::skip]
+pub const LOOPS: &[Flag] = &[
+    ("authentication-kubeconfig", VALUE, Tunes),
+    ("authentication-skip-lookup", BOOL, Tunes),
+    ("authentication-token-webhook-cache-ttl", VALUE, Tunes),
+    ("authentication-tolerate-lookup-failure", BOOL, Tunes),
+    ("authorization-always-allow-paths", VALUE, Only("/healthz,/readyz,/livez")),
+    ("authorization-kubeconfig", VALUE, Tunes),
+    ("authorization-webhook-cache-authorized-ttl", VALUE, Tunes),
+    ("authorization-webhook-cache-unauthorized-ttl", VALUE, Tunes),
+    ("client-ca-file", VALUE, Tunes),
+    ("contention-profiling", BOOL, Tunes),
+    ("kube-api-burst", VALUE, Tunes),
+    ("kube-api-content-type", VALUE, Tunes),
+    ("kube-api-qps", VALUE, Tunes),
+    ("kubeconfig", VALUE, Honoured),
+    ("leader-elect", BOOL, Honoured),
+    ("leader-elect-lease-duration", VALUE, Honoured),
+    ("leader-elect-renew-deadline", VALUE, Honoured),
+    ("leader-elect-resource-lock", VALUE, Only("leases")),
+    ("leader-elect-resource-name", VALUE, Honoured),
+    ("leader-elect-resource-namespace", VALUE, Honoured),
+    ("leader-elect-retry-period", VALUE, Honoured),
+    ("requestheader-allowed-names", VALUE, Tunes),
+    ("requestheader-client-ca-file", VALUE, Tunes),
+    ("requestheader-extra-headers-prefix", VALUE, Tunes),
+    ("requestheader-group-headers", VALUE, Tunes),
+    ("requestheader-username-headers", VALUE, Tunes),
+];
 
 /// `--kubeconfig` as a client's configuration.
 pub async fn client_config(given: &Given) -> anyhow::Result<kube::Config> {

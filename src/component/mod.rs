@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::flags::{Flags, Given, Use};
 pub use self::health::serve_health;
-pub use self::loops::{client_config, election};
+pub use self::loops::{LOOPS, client_config, election};
 
 type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 
@@ -42,7 +42,9 @@ impl Component {
 
     fn help(&self) -> String {
         let mut text = format!("{}\n\nUsage:\n  {} [flags]\n\nFlags:", self.about, self.name);
-        for (name, _, meaning) in self.flags {
+        let mut flags: Vec<_> = self.flags.iter().copied().flatten().collect();
+        flags.sort_unstable_by_key(|(name, ..)| *name);
+        for (name, _, meaning) in flags {
             let note = match meaning {
                 Use::Honoured => String::new(),
                 Use::Tunes => "  (has no effect)".to_owned(),

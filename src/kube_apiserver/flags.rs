@@ -1,9 +1,12 @@
 //! kube-apiserver's flags, and what each can mean here. Does not act on them.
 
-use crate::component::flags::{BOOL, Flags, Honoured, Only, Tunes, VALUE};
+use crate::component::flags::{BOOL, COMMON, Flag, Flags, Honoured, Only, Tunes, VALUE};
+
+/// All of them.
+pub const FLAGS: Flags = &[COMMON, OWN];
 
 #[rustfmt::skip]
-pub const FLAGS: Flags = &[
+const OWN: &[Flag] = &[
     ("data-dir", VALUE, Honoured), // ours: where the embedded engine and generated certificates lie
     ("advertise-address", VALUE, Honoured),
     ("allow-privileged", BOOL, Honoured),
@@ -14,7 +17,6 @@ pub const FLAGS: Flags = &[
     ("authorization-webhook-cache-unauthorized-ttl", VALUE, Honoured),
     ("authorization-webhook-config-file", VALUE, Honoured),
     ("authorization-webhook-version", VALUE, Honoured),
-    ("bind-address", VALUE, Honoured),
     ("cert-dir", VALUE, Honoured),
     ("client-ca-file", VALUE, Honoured),
     ("contention-profiling", BOOL, Only("false")),
@@ -42,9 +44,7 @@ pub const FLAGS: Flags = &[
     ("etcd-servers", VALUE, Honoured),
     ("event-ttl", VALUE, Honoured),
     ("external-hostname", VALUE, Tunes),
-    ("feature-gates", VALUE, Honoured),
     ("goaway-chance", VALUE, Only("0")),
-    ("help", BOOL, Honoured),
     ("http2-max-streams-per-connection", VALUE, Honoured),
     ("kubelet-certificate-authority", VALUE, Honoured),
     ("kubelet-client-certificate", VALUE, Honoured),
@@ -54,14 +54,11 @@ pub const FLAGS: Flags = &[
     ("kubernetes-service-node-port", VALUE, Only("0")),
     ("lease-reuse-duration-seconds", VALUE, Only("60")),
     ("livez-grace-period", VALUE, Tunes),
-    ("log-flush-frequency", VALUE, Tunes),
-    ("logging-format", VALUE, Only("text")),
     ("max-mutating-requests-inflight", VALUE, Honoured),
     ("max-requests-inflight", VALUE, Honoured),
     ("min-request-timeout", VALUE, Honoured),
     ("permit-address-sharing", BOOL, Only("false")),
     ("permit-port-sharing", BOOL, Only("false")),
-    ("profiling", BOOL, Tunes),
     ("proxy-client-cert-file", VALUE, Honoured),
     ("proxy-client-key-file", VALUE, Honoured),
     ("request-timeout", VALUE, Honoured),
@@ -72,7 +69,6 @@ pub const FLAGS: Flags = &[
     ("requestheader-uid-headers", VALUE, Honoured),
     ("requestheader-username-headers", VALUE, Honoured),
     ("runtime-config", VALUE, Honoured),
-    ("secure-port", VALUE, Honoured),
     ("service-account-extend-token-expiration", BOOL, Only("true")),
     ("service-account-issuer", VALUE, Honoured),
     ("service-account-jwks-uri", VALUE, Honoured),
@@ -87,12 +83,7 @@ pub const FLAGS: Flags = &[
     ("storage-backend", VALUE, Only("etcd3")),
     ("storage-initialization-timeout", VALUE, Tunes),
     ("storage-media-type", VALUE, Only("application/vnd.kubernetes.protobuf")),
-    ("tls-cert-file", VALUE, Honoured),
-    ("tls-min-version", VALUE, Only("VersionTLS12")),
-    ("tls-private-key-file", VALUE, Honoured),
     ("token-auth-file", VALUE, Honoured),
-    ("v", VALUE, Honoured),
-    ("version", BOOL, Honoured),
     ("watch-cache", BOOL, Tunes),
     ("watch-cache-sizes", VALUE, Tunes),
 ];
