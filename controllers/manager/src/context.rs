@@ -51,83 +51,49 @@ type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Start = fn(Context) -> Running;
 
 macro_rules! controllers {
-    ($($name:literal => $start:path),* $(,)?) => {
+    ($($name:literal, $account:expr => $start:path),* $(,)?) => {
         pub(crate) const NAMES: &[&str] = &[$($name),*];
-        const STARTS: &[(&str, Start)] = &[$(($name, |context| Box::pin($start(context)))),*];
+        const STARTS: &[(&str, Option<&str>, Start)] = &[$(($name, $account, |context| Box::pin($start(context)))),*];
     };
 }
 
+// Name; the account in kube-system to whose name upstream's bootstrap roles are bound (`system:controller:…`): loops that upstream
+// does not have, and those that it runs as kube-controller-manager itself, have none; and the loop.
 controllers! {
-    "namespace-controller" => crate::namespace::run,
-    "serviceaccount-controller" => crate::serviceaccount::run,
-    "serviceaccount-token-controller" => crate::tokens::run,
-    "root-ca-certificate-publisher-controller" => crate::rootca::run,
-    "replicaset-controller" => crate::replicaset::run,
-    "replicationcontroller-controller" => crate::replicaset::run_replication,
-    "deployment-controller" => crate::deployment::run,
-    "endpoints-controller" => crate::endpoints::run,
-    "endpointslice-controller" => crate::endpointslice::run,
-    "endpointslice-mirroring-controller" => crate::endpointslicemirroring::run,
-    "service-cidr-controller" => crate::servicecidrs::run,
-    "node-ipam-controller" => crate::nodeipam::run,
-    "node-lifecycle-controller" => crate::nodelifecycle::run,
-    "taint-eviction-controller" => crate::tainteviction::run,
-    "garbage-collector-controller" => crate::garbagecollector::run,
-    "daemonset-controller" => crate::daemonset::run,
-    "statefulset-controller" => crate::statefulset::run,
-    "job-controller" => crate::job::run,
-    "cronjob-controller" => crate::cronjob::run,
-    "ttl-after-finished-controller" => crate::ttlafterfinished::run,
-    "persistentvolume-binder-controller" => crate::persistentvolume::run,
-    "persistentvolumeclaim-protection-controller" => crate::storageprotection::run_claims,
-    "persistentvolume-protection-controller" => crate::storageprotection::run_volumes,
-    "volumeattributesclass-protection-controller" => crate::storageprotection::run_classes,
-    "ephemeral-volume-controller" => crate::ephemeralvolume::run,
-    "local-path-provisioner-controller" => crate::localpath::run,
-    "horizontal-pod-autoscaler-controller" => crate::horizontalpodautoscaler::run,
-    "clusterrole-aggregation-controller" => crate::clusterroleaggregation::run,
-    "resourcequota-controller" => crate::resourcequota::run,
-    "disruption-controller" => crate::disruption::run,
-    "pod-garbage-collector-controller" => crate::podgc::run,
-    "certificatesigningrequest-approving-controller" => crate::certificates::run_approver,
-    "certificatesigningrequest-signing-controller" => crate::certificates::run_signer,
-    "certificatesigningrequest-cleaner-controller" => crate::certificates::run_cleaner,
-}
-
-/// The account in kube-system to whose name upstream's bootstrap roles are bound (`system:controller:…`); loops that upstream
-/// does not have, and those that it runs as kube-controller-manager itself, have none.
-fn account(controller: &str) -> Option<&'static str> {
-    Some(match controller {
-        "namespace-controller" => "namespace-controller",
-        "serviceaccount-controller" => "service-account-controller",
-        "root-ca-certificate-publisher-controller" => "root-ca-cert-publisher",
-        "replicaset-controller" => "replicaset-controller",
-        "replicationcontroller-controller" => "replication-controller",
-        "deployment-controller" => "deployment-controller",
-        "endpoints-controller" => "endpoint-controller",
-        "endpointslice-controller" => "endpointslice-controller",
-        "endpointslice-mirroring-controller" => "endpointslicemirroring-controller",
-        "service-cidr-controller" => "service-cidrs-controller",
-        "node-ipam-controller" | "node-lifecycle-controller" | "taint-eviction-controller" => "node-controller",
-        "garbage-collector-controller" => "generic-garbage-collector",
-        "daemonset-controller" => "daemon-set-controller",
-        "statefulset-controller" => "statefulset-controller",
-        "job-controller" => "job-controller",
-        "cronjob-controller" => "cronjob-controller",
-        "ttl-after-finished-controller" => "ttl-after-finished-controller",
-        "persistentvolume-binder-controller" => "persistent-volume-binder",
-        "persistentvolumeclaim-protection-controller" => "pvc-protection-controller",
-        "persistentvolume-protection-controller" => "pv-protection-controller",
-        "volumeattributesclass-protection-controller" => "volumeattributesclass-protection-controller",
-        "ephemeral-volume-controller" => "ephemeral-volume-controller",
-        "horizontal-pod-autoscaler-controller" => "horizontal-pod-autoscaler",
-        "clusterrole-aggregation-controller" => "clusterrole-aggregation-controller",
-        "resourcequota-controller" => "resourcequota-controller",
-        "disruption-controller" => "disruption-controller",
-        "pod-garbage-collector-controller" => "pod-garbage-collector",
-        name if name.starts_with("certificatesigningrequest-") => "certificate-controller",
-        _ => return None,
-    })
+    "namespace-controller", Some("namespace-controller") => crate::namespace::run,
+    "serviceaccount-controller", Some("service-account-controller") => crate::serviceaccount::run,
+    "serviceaccount-token-controller", None => crate::tokens::run,
+    "root-ca-certificate-publisher-controller", Some("root-ca-cert-publisher") => crate::rootca::run,
+    "replicaset-controller", Some("replicaset-controller") => crate::replicaset::run,
+    "replicationcontroller-controller", Some("replication-controller") => crate::replicaset::run_replication,
+    "deployment-controller", Some("deployment-controller") => crate::deployment::run,
+    "endpoints-controller", Some("endpoint-controller") => crate::endpoints::run,
+    "endpointslice-controller", Some("endpointslice-controller") => crate::endpointslice::run,
+    "endpointslice-mirroring-controller", Some("endpointslicemirroring-controller") => crate::endpointslicemirroring::run,
+    "service-cidr-controller", Some("service-cidrs-controller") => crate::servicecidrs::run,
+    "node-ipam-controller", Some("node-controller") => crate::nodeipam::run,
+    "node-lifecycle-controller", Some("node-controller") => crate::nodelifecycle::run,
+    "taint-eviction-controller", Some("node-controller") => crate::tainteviction::run,
+    "garbage-collector-controller", Some("generic-garbage-collector") => crate::garbagecollector::run,
+    "daemonset-controller", Some("daemon-set-controller") => crate::daemonset::run,
+    "statefulset-controller", Some("statefulset-controller") => crate::statefulset::run,
+    "job-controller", Some("job-controller") => crate::job::run,
+    "cronjob-controller", Some("cronjob-controller") => crate::cronjob::run,
+    "ttl-after-finished-controller", Some("ttl-after-finished-controller") => crate::ttlafterfinished::run,
+    "persistentvolume-binder-controller", Some("persistent-volume-binder") => crate::persistentvolume::run,
+    "persistentvolumeclaim-protection-controller", Some("pvc-protection-controller") => crate::storageprotection::run_claims,
+    "persistentvolume-protection-controller", Some("pv-protection-controller") => crate::storageprotection::run_volumes,
+    "volumeattributesclass-protection-controller", Some("volumeattributesclass-protection-controller") => crate::storageprotection::run_classes,
+    "ephemeral-volume-controller", Some("ephemeral-volume-controller") => crate::ephemeralvolume::run,
+    "local-path-provisioner-controller", None => crate::localpath::run,
+    "horizontal-pod-autoscaler-controller", Some("horizontal-pod-autoscaler") => crate::horizontalpodautoscaler::run,
+    "clusterrole-aggregation-controller", Some("clusterrole-aggregation-controller") => crate::clusterroleaggregation::run,
+    "resourcequota-controller", Some("resourcequota-controller") => crate::resourcequota::run,
+    "disruption-controller", Some("disruption-controller") => crate::disruption::run,
+    "pod-garbage-collector-controller", Some("pod-garbage-collector") => crate::podgc::run,
+    "certificatesigningrequest-approving-controller", Some("certificate-controller") => crate::certificates::run_approver,
+    "certificatesigningrequest-signing-controller", Some("certificate-controller") => crate::certificates::run_signer,
+    "certificatesigningrequest-cleaner-controller", Some("certificate-controller") => crate::certificates::run_cleaner,
 }
 
 /// Runs the controllers until `shutdown`, with stores of their own.
@@ -166,9 +132,9 @@ pub(crate) async fn run_loops(config: Config, stores: Arc<Stores>, clock: Arc<dy
     let context = Context { config: Arc::new(config), stores, clock, shutdown: shutdown.clone(), events };
     let mut tasks = JoinSet::new();
     tasks.spawn(sending);
-    for (name, start) in STARTS {
+    for (name, account, start) in STARTS {
         if context.config.enabled(name) {
-            tasks.spawn(start(context.acting_as(account(name))));
+            tasks.spawn(start(context.acting_as(*account)));
         }
     }
     drop(context);
