@@ -45,7 +45,7 @@ impl Replacing {
             // Says "not found" as every reader understands it.
             return self.reader.get(resource, namespace, name).await;
         };
-        merge(&mut whole, patch);
+        json_patch::merge(&mut whole, patch);
         Ok(whole)
     }
 }
@@ -57,25 +57,6 @@ fn key(resource: &Resource, subresource: &str) -> (String, String) {
 /// Whether nobody with these rights may patch it, whatever is in the patch.
 pub(crate) fn is_refusal(error: &Error) -> bool {
     error.is_forbidden() && error.message().contains(" cannot patch resource ")
-}
-
-/// RFC 7386.
-fn merge(into: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = Value::Object(serde_json::Map::new());
-    }
-    let Value::Object(fields) = into else { return };
-    for (name, value) in patch {
-        if value.is_null() {
-            fields.remove(name);
-        } else {
-            merge(fields.entry(name.clone()).or_insert(Value::Null), value);
-        }
-    }
 }
 
 #[cfg(test)]
