@@ -1,13 +1,10 @@
 #![no_main]
 #[path = "../../apiserver/cel/tests/property/mod.rs"]
 mod property;
+#[path = "common/seeds.rs"]
+mod seeds;
 
-fn seed() {
-    let Some(folder) = std::env::var_os("SKEG_FUZZ_SEEDS") else { return };
-    for (n, seed) in property::SEEDS.iter().enumerate() {
-        std::fs::write(std::path::Path::new(&folder).join(format!("seed-{n}")), seed)
-            .expect("a folder to write seeds to");
-    }
-}
-
-libfuzzer_sys::fuzz_target!(init: seed(), |bytes: &[u8]| property::check(bytes));
+libfuzzer_sys::fuzz_target!(
+    init: seeds::write(property::SEEDS.iter().map(|seed| seed.to_vec())),
+    |bytes: &[u8]| property::check(bytes)
+);
