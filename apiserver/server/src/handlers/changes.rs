@@ -16,7 +16,7 @@ use crate::negotiate;
 use crate::object;
 use crate::query::{DeleteOptions, ListOptions, WriteKind, WriteParameters};
 use crate::respond;
-use crate::write::patch::{self, Patch};
+use crate::write::patch::Patch;
 use crate::write::update::Change;
 
 /// How many objects of a collection are deleted at once.
@@ -46,9 +46,8 @@ pub async fn patch(target: &mut Target) -> Result<Response, Status> {
     let output = target.output()?;
     let content_type = negotiate::content_type(target.headers()).to_owned();
     let body = target.body().await?;
-    let kind = if content_type == patch::APPLY { WriteKind::Apply } else { WriteKind::Patch };
     let patch = Patch::read(&content_type, body, target.resource.custom)?;
-    let parameters = WriteParameters::from_query(&target.call.query, kind)?;
+    let parameters = WriteParameters::from_query(&target.call.query, patch.kind())?;
     let updated = target.write(target.name(), &parameters).update(&Change::Patch(patch)).await?;
     let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
     target.answer(code, &output, &updated.stored)

@@ -19,7 +19,7 @@ use crate::object;
 use crate::query::{FieldValidation, WriteKind, WriteParameters};
 use crate::registry::Resource;
 use crate::respond;
-use crate::write::patch::{self, Patch};
+use crate::write::patch::{Applied, Patch};
 use crate::write::store_failure;
 use crate::write::update::Change;
 
@@ -150,49 +150,55 @@ fn answer(target: &Target, parent: &Value) -> Result<Response, Status> {
     Ok(respond::json(StatusCode::OK, &output, out.into(), negotiate::accepts_gzip(target.headers())))
 }
 
-async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
-    let content_type = negotiate::content_type(target.headers()).to_owned();
-    let kind = match verb {
-        Verb::Patch if content_type == patch::APPLY => WriteKind::Apply,
-        Verb::Patch => WriteKind::Patch,
-        _ => WriteKind::Update,
-    };
-    let parameters = WriteParameters::from_query(&target.call.query, kind)?;
-    let body = target.body().await?;
-    let ty = scale_type()?;
+/// A Scale as it was sent, or as its patch leaves it.
+struct Sent {
+    scale: Value,
+    warnings: Vec<String>,
+    /// What the patch was, where it is server-side apply.
+    applied: Option<Applied>,
+    parameters: WriteParameters,
+}
+
+async fn sent_whole(target: &mut Target) -> Result<Sent, Status> {
+    let parameters = WriteParameters::from_query(&target.call.query, WriteKind::Update)?;
+    let json = object::body_json(target.body().await?, negotiate::input(target.headers())?, "Scale")?;
     let mut warnings = Vec::new();
-    let mut applied = None;
-    let sent = match verb {
-        Verb::Patch => {
-            let parent = read_parent(target).await?;
-            let patch = Patch::read(&content_type, body, target.resource.custom)?;
-            let (mut patched, found) = match patch {
-                Patch::Apply(configuration) => {
-                    let scale = read_applied(&configuration.config, &ty, parameters.field_validation)?;
-                    applied = Some(configuration);
-                    scale
-                }
-                patch => patch.patched(&scale_of(&parent, &paths(target)?), &ty, parameters.field_validation)?,
-            };
-            warnings = found;
-            // A patch that names no resourceVersion is about whatever is newest.
-            if meta::resource_version(&patched) == meta::resource_version(&parent) {
-                meta::remove(&mut patched, &["metadata", "resourceVersion"]);
-            }
-            patched
+    let scale = object::decode_body(&json, &KIND, &scale_type()?, parameters.field_validation, &mut warnings)?;
+    Ok(Sent { scale, warnings, applied: None, parameters })
+}
+
+async fn sent_patch(target: &mut Target) -> Result<Sent, Status> {
+    let content_type = negotiate::content_type(target.headers()).to_owned();
+    let patch = Patch::read(&content_type, target.body().await?, target.resource.custom)?;
+    let parameters = WriteParameters::from_query(&target.call.query, patch.kind())?;
+    let (ty, parent) = (scale_type()?, read_parent(target).await?);
+    let validation = parameters.field_validation;
+    let (applied, (mut scale, warnings)) = match patch {
+        Patch::Apply(applied) => {
+            let read = read_applied(&applied.config, &ty, validation)?;
+            (Some(applied), read)
         }
-        _ => {
-            let json = object::body_json(body, negotiate::input(target.headers())?, "Scale")?;
-            object::decode_body(&json, &KIND, &ty, parameters.field_validation, &mut warnings)?
+        patch => (None, patch.patched(&scale_of(&parent, &paths(target)?), &ty, validation)?),
+    };
+    // A patch that names no resourceVersion is about whatever is newest.
+    if meta::resource_version(&scale) == meta::resource_version(&parent) {
+        meta::remove(&mut scale, &["metadata", "resourceVersion"]);
+    }
+    Ok(Sent { scale, warnings, applied, parameters })
+}
+
+async fn write(target: &mut Target, verb: Verb) -> Result<Response, Status> {
+    let sent = if verb == Verb::Patch { sent_patch(target).await? } else { sent_whole(target).await? };
+    target.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(sent.warnings);
+    let replicas = check(target, &sent.scale)?;
+    let change = match sent.applied {
+        Some(applied) => {
+            let configuration = parent_configuration(target, &sent.scale, replicas)?;
+            Change::Patch(Patch::Apply(applied.with(configuration)))
         }
+        None => parent_patch(target, &sent.scale, replicas)?,
     };
-    target.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
-    let replicas = check(target, &sent)?;
-    let change = match applied {
-        Some(applied) => Change::Patch(Patch::Apply(applied.with(parent_configuration(target, &sent, replicas)?))),
-        None => parent_patch(target, &sent, replicas)?,
-    };
-    let mut write = target.write(target.name(), &parameters);
+    let mut write = target.write(target.name(), &sent.parameters);
     write.subresource = None;
     write.seen_as = NAME;
     let updated = write.update(&change).await?;

@@ -9,7 +9,7 @@ use skeg_machinery::status::{Status, StatusDetails};
 use super::Write;
 use super::repeated::repeated_keys;
 use crate::object;
-use crate::query::FieldValidation;
+use crate::query::{FieldValidation, WriteKind};
 use crate::yaml;
 
 pub const JSON: &str = "application/json-patch+json";
@@ -75,6 +75,11 @@ impl Patch {
             }
             _ => Err(unsupported(custom)),
         }
+    }
+
+    /// What the options of the request are those of.
+    pub fn kind(&self) -> WriteKind {
+        if matches!(self, Patch::Apply(_)) { WriteKind::Apply } else { WriteKind::Patch }
     }
 
     /// The new object in the request's version, decoded and defaulted; `live` is absent only for apply.
