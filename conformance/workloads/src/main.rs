@@ -10,6 +10,7 @@
 
 mod cluster;
 mod hollow;
+mod resources;
 mod scenario;
 mod state;
 

@@ -4,32 +4,8 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::hollow::Nodes;
+use crate::resources::{NAMESPACE, collection};
 use crate::state;
-
-/// Of kinds: where their objects are created.
-fn collection(kind: &str, namespace: &str) -> String {
-    let (group, plural) = match kind {
-        "Namespace" => return "/api/v1/namespaces".into(),
-        "Node" => return "/api/v1/nodes".into(),
-        "PersistentVolume" => return "/api/v1/persistentvolumes".into(),
-        "Deployment" => ("apis/apps/v1", "deployments"),
-        "StatefulSet" => ("apis/apps/v1", "statefulsets"),
-        "DaemonSet" => ("apis/apps/v1", "daemonsets"),
-        "ReplicationController" => ("api/v1", "replicationcontrollers"),
-        "Job" => ("apis/batch/v1", "jobs"),
-        "CronJob" => ("apis/batch/v1", "cronjobs"),
-        "Service" => ("api/v1", "services"),
-        "ConfigMap" => ("api/v1", "configmaps"),
-        "Secret" => ("api/v1", "secrets"),
-        "Pod" => ("api/v1", "pods"),
-        "ResourceQuota" => ("api/v1", "resourcequotas"),
-        "PersistentVolumeClaim" => ("api/v1", "persistentvolumeclaims"),
-        "PodDisruptionBudget" => ("apis/policy/v1", "poddisruptionbudgets"),
-        "HorizontalPodAutoscaler" => ("apis/autoscaling/v2", "horizontalpodautoscalers"),
-        other => panic!("no manifest has a {other}"),
-    };
-    format!("/{group}/namespaces/{namespace}/{plural}")
-}
 
 fn path(kind: &str, namespace: &str, name: &str) -> String {
     format!("{}/{name}", collection(kind, namespace))
@@ -38,7 +14,7 @@ fn path(kind: &str, namespace: &str, name: &str) -> String {
 async fn create(cluster: &Cluster, manifests: &str) -> anyhow::Result<()> {
     for document in serde_yaml_ng::Deserializer::from_str(manifests) {
         let object: Value = serde::Deserialize::deserialize(document)?;
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("work");
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE);
         cluster.create(&collection(object["kind"].as_str().unwrap_or_default(), namespace), &object).await?;
     }
     Ok(())
@@ -70,7 +46,7 @@ pub async fn run(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Vec<String>
 }
 
 async fn prepare(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<()> {
-    for name in ["work", "doomed"] {
+    for name in [NAMESPACE, "doomed"] {
         cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await?;
         let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
         cluster.until(&account, "there", |found| !found.is_null()).await?;
@@ -86,7 +62,7 @@ async fn prepare(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<()> {
 }
 
 async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
-    let at = |kind: &str, name: &str| path(kind, "work", name);
+    let at = |kind: &str, name: &str| path(kind, NAMESPACE, name);
     let all = |object: &Value, field: &str, count: u64| observed(object) && object["status"][field] == count;
     cluster.until(&at("Deployment", "web"), "available", |web| all(web, "availableReplicas", 3)).await?;
     cluster.until(&at("StatefulSet", "db"), "available", |db| all(db, "availableReplicas", 2)).await?;
@@ -108,11 +84,10 @@ async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
 /// Until what follows pods has followed: quota, budget and slices.
 async fn quiet(cluster: &Cluster, pods_of_web: &str, allowed: u64) -> anyhow::Result<()> {
     let count: u64 = pods_of_web.parse()?;
-    let at = |kind: &str, name: &str| path(kind, "work", name);
+    let at = |kind: &str, name: &str| path(kind, NAMESPACE, name);
     let budget = |pdb: &Value| pdb["status"]["disruptionsAllowed"] == allowed && observed(pdb);
     cluster.until(&at("PodDisruptionBudget", "web"), "counted", budget).await?;
-    let slices =
-        "/apis/discovery.k8s.io/v1/namespaces/work/endpointslices?labelSelector=kubernetes.io/service-name=web";
+    let slices = format!("{}?labelSelector=kubernetes.io/service-name=web", collection("EndpointSlice", NAMESPACE));
     let complete = |list: &Value| {
         let ready = |slice: &Value| {
             let points = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -120,8 +95,8 @@ async fn quiet(cluster: &Cluster, pods_of_web: &str, allowed: u64) -> anyhow::Re
         };
         list["items"].as_array().is_some_and(|slices| slices.iter().map(ready).sum::<u64>() == count)
     };
-    cluster.until(slices, "complete", complete).await?;
-    let left = cluster.list(&collection("Pod", "work")).await?;
+    cluster.until(&slices, "complete", complete).await?;
+    let left = cluster.list(&collection("Pod", NAMESPACE)).await?;
     let live = |pod: &&Value| !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let used = left.iter().filter(live).count().to_string();
     let counted = |quota: &Value| quota["status"]["used"]["pods"] == used;
@@ -129,7 +104,7 @@ async fn quiet(cluster: &Cluster, pods_of_web: &str, allowed: u64) -> anyhow::Re
 }
 
 async fn change(cluster: &Cluster) -> anyhow::Result<()> {
-    let at = |kind: &str, name: &str| path(kind, "work", name);
+    let at = |kind: &str, name: &str| path(kind, NAMESPACE, name);
     let image = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
     cluster.patch(&at("Deployment", "web"), &image("example/web:2")).await?;
     let rolled = |web: &Value| {
@@ -158,33 +133,35 @@ async fn change(cluster: &Cluster) -> anyhow::Result<()> {
 /// Until no pod is like this.
 async fn gone(cluster: &Cluster, like: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
     let none = |list: &Value| list["items"].as_array().is_some_and(|pods| !pods.iter().any(&like));
-    cluster.until(&collection("Pod", "work"), "gone", none).await.map(drop)
+    cluster.until(&collection("Pod", NAMESPACE), "gone", none).await.map(drop)
 }
 
 async fn ownership(cluster: &Cluster) -> anyhow::Result<()> {
     for (policy, left) in [("Background", false), ("Foreground", false), ("Orphan", true)] {
         let name = policy.to_lowercase();
         let owner = json!({"metadata": {"name": format!("owner-{name}")}});
-        let owner = cluster.create(&collection("ConfigMap", "work"), &owner).await?;
+        let owner = cluster.create(&collection("ConfigMap", NAMESPACE), &owner).await?;
         let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"],
             "uid": owner["metadata"]["uid"], "blockOwnerDeletion": true});
         let owned = json!({"metadata": {"name": format!("owned-{name}"), "ownerReferences": [reference]}});
-        cluster.create(&collection("Secret", "work"), &owned).await?;
-        let at = path("ConfigMap", "work", &format!("owner-{name}"));
+        cluster.create(&collection("Secret", NAMESPACE), &owned).await?;
+        let at = path("ConfigMap", NAMESPACE, &format!("owner-{name}"));
         cluster.delete(&at, &json!({"propagationPolicy": policy})).await?;
         cluster.until(&at, "gone", Value::is_null).await?;
-        let owned = path("Secret", "work", &format!("owned-{name}"));
+        let owned = path("Secret", NAMESPACE, &format!("owned-{name}"));
         let done = |secret: &Value| {
             if left { secret["metadata"]["ownerReferences"].is_null() } else { secret.is_null() }
         };
         cluster.until(&owned, "left or gone with its owner", done).await?;
     }
     // All that a workload made goes with it.
-    cluster.delete(&path("ReplicationController", "work", "old"), &json!({"propagationPolicy": "Foreground"})).await?;
+    cluster
+        .delete(&path("ReplicationController", NAMESPACE, "old"), &json!({"propagationPolicy": "Foreground"}))
+        .await?;
     gone(cluster, |pod| pod["metadata"]["labels"]["app"] == "old").await?;
-    cluster.delete(&path("CronJob", "work", "hourly"), &Value::Null).await?;
+    cluster.delete(&path("CronJob", NAMESPACE, "hourly"), &Value::Null).await?;
     gone(cluster, |pod| pod["metadata"]["labels"]["app"] == "hourly").await?;
-    cluster.delete(&path("PersistentVolumeClaim", "work", "plain"), &Value::Null).await?;
+    cluster.delete(&path("PersistentVolumeClaim", NAMESPACE, "plain"), &Value::Null).await?;
     let released = |volume: &Value| volume["status"]["phase"] == "Released";
     cluster.until("/api/v1/persistentvolumes/plain", "released", released).await?;
     quiet(cluster, "2", 1).await
@@ -211,11 +188,11 @@ async fn nodes_fail(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Vec<Stri
     create(cluster, include_str!("pinned.yaml")).await?;
     for name in ["leaves-two", "stays-on-two", "leaves-three", "stays-on-three"] {
         let runs = |pod: &Value| pod["status"]["phase"] == "Running";
-        cluster.until(&path("Pod", "work", name), "running", runs).await?;
+        cluster.until(&path("Pod", NAMESPACE, name), "running", runs).await?;
     }
     let taint = json!({"spec": {"taints": [{"key": "maintenance", "effect": "NoExecute"}]}});
     cluster.patch("/api/v1/nodes/two", &taint).await?;
-    cluster.until(&path("Pod", "work", "leaves-two"), "gone", Value::is_null).await?;
+    cluster.until(&path("Pod", NAMESPACE, "leaves-two"), "gone", Value::is_null).await?;
     nodes.silence("three");
     let unreachable = |node: &Value| {
         let taints = node["spec"]["taints"].as_array();
@@ -223,12 +200,12 @@ async fn nodes_fail(cluster: &Cluster, nodes: &Nodes) -> anyhow::Result<Vec<Stri
     };
     cluster.until("/api/v1/nodes/three", "unreachable", unreachable).await?;
     let leaving = |pod: &Value| !pod["metadata"]["deletionTimestamp"].is_null();
-    let left = cluster.until(&path("Pod", "work", "leaves-three"), "leaving", leaving).await?;
+    let left = cluster.until(&path("Pod", NAMESPACE, "leaves-three"), "leaving", leaving).await?;
     let mut lines = vec!["# nodes in trouble".to_owned()];
     lines.extend(state::leaves("pods", &left));
     for name in ["stays-on-two", "stays-on-three"] {
         let not_ready = |pod: &Value| name.ends_with("two") || condition(pod, "Ready") == "False";
-        let pod = cluster.until(&path("Pod", "work", name), "what it should be", not_ready).await?;
+        let pod = cluster.until(&path("Pod", NAMESPACE, name), "what it should be", not_ready).await?;
         lines.extend(state::leaves("pods", &pod));
     }
     for node in cluster.list("/api/v1/nodes").await? {

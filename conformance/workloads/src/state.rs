@@ -7,37 +7,13 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
-
-/// The lists whose objects are compared.
-const LISTS: [&str; 21] = [
-    "/api/v1/nodes",
-    "/api/v1/persistentvolumes",
-    "/api/v1/namespaces/work/configmaps",
-    "/api/v1/namespaces/work/endpoints",
-    "/api/v1/namespaces/work/persistentvolumeclaims",
-    "/api/v1/namespaces/work/pods",
-    "/api/v1/namespaces/work/replicationcontrollers",
-    "/api/v1/namespaces/work/resourcequotas",
-    "/api/v1/namespaces/work/secrets",
-    "/api/v1/namespaces/work/serviceaccounts",
-    "/api/v1/namespaces/work/services",
-    "/apis/apps/v1/namespaces/work/controllerrevisions",
-    "/apis/apps/v1/namespaces/work/daemonsets",
-    "/apis/apps/v1/namespaces/work/deployments",
-    "/apis/apps/v1/namespaces/work/replicasets",
-    "/apis/apps/v1/namespaces/work/statefulsets",
-    "/apis/autoscaling/v2/namespaces/work/horizontalpodautoscalers",
-    "/apis/batch/v1/namespaces/work/cronjobs",
-    "/apis/batch/v1/namespaces/work/jobs",
-    "/apis/discovery.k8s.io/v1/namespaces/work/endpointslices",
-    "/apis/policy/v1/namespaces/work/poddisruptionbudgets",
-];
+use crate::resources::compared;
 
 pub async fn of(cluster: &Cluster, title: &str) -> anyhow::Result<Vec<String>> {
     let mut lines = vec![format!("# {title}")];
-    for path in LISTS {
-        let kind = path.rsplit('/').next().unwrap_or_default();
-        let mut found: Vec<String> = cluster.list(path).await?.iter().flat_map(|object| leaves(kind, object)).collect();
+    for (kind, path) in compared() {
+        let mut found: Vec<String> =
+            cluster.list(&path).await?.iter().flat_map(|object| leaves(kind, object)).collect();
         found.sort();
         lines.extend(found);
     }
