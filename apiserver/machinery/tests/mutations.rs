@@ -28,6 +28,11 @@ fn protobuf_bodies_decode_or_say_why() {
 }
 
 #[test]
+fn yaml_bodies_are_read_as_they_are_written() {
+    run(properties::yaml());
+}
+
+#[test]
 fn patches_apply_or_say_why() {
     run(properties::patches());
 }

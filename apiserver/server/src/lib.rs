@@ -49,6 +49,5 @@ pub mod streaming;
 pub mod trust;
 pub mod webhook;
 mod write;
-pub mod yaml;
 
 pub use health::GIT_VERSION;

@@ -37,7 +37,7 @@ pub fn body_json(body: Bytes, media: Media, expected: &str) -> Result<Bytes, Sta
         Media::Json => Ok(body),
         Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes),
         Media::Yaml => {
-            let tree = crate::yaml::parse(&body)
+            let tree = skeg_machinery::codec::yaml::parse(&body)
                 .map_err(|told| DecodeError::Syntax(yaml_fault(&told)).to_status(None, expected, &body))?;
             Ok(serde_json::to_vec(&tree).expect("a JSON tree serializes").into())
         }

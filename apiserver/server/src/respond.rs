@@ -78,7 +78,7 @@ fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
         Media::Yaml => {
             let mut tree = tree(&json);
             tree.sort_all_objects();
-            let text = crate::yaml::write(&tree);
+            let text = skeg_machinery::codec::yaml::write(&tree);
             (Media::Yaml, text.into())
         }
         Media::Json if output.pretty => {

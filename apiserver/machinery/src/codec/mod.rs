@@ -1,5 +1,6 @@
-//! Between bytes and values, by the schema: JSON, protobuf, and the defaults that the schema itself declares.
+//! Between bytes and values: JSON and protobuf by the schema, the defaults that it declares, and YAML as JSON.
 
 pub mod default;
 pub mod json;
 pub mod protobuf;
+pub mod yaml;

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use skeg_machinery::apply::{Writer, apply, track_update};
 use skeg_machinery::codec::json::{FieldValidation, Limits, decode, encode};
-use skeg_machinery::codec::protobuf;
+use skeg_machinery::codec::{protobuf, yaml};
 use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::quantity::Quantity;
 use skeg_machinery::schema::{Schema, TypeRef};
@@ -88,6 +88,26 @@ pub fn protobuf() -> Vec<Property> {
         })
     };
     examples("pb").into_iter().map(property).collect()
+}
+
+/// Bodies in YAML.
+pub fn yaml() -> Vec<Property> {
+    let odd: [&[u8]; 4] = [
+        b"a: &x [1, -0x1f, 1e3, .inf, ~, yes, 2026-01-01]\nb: *x\n<<: {c: *x}\n",
+        b"? {a: b}\n: - |2-\n   text\n - >+\n  folded\n\n - !!str 1\n - 'it''s'\n - \"\\u00e9\\x07\"\n",
+        b"--- # comment\n{a: [b, {c: d}], \"e\": 18446744073709551616}\n...\n",
+        b"{\"kind\":\"ConfigMap\",\"data\":{\"a\":\"\\ud83d\\ude00\",\"a\":\"\"}}",
+    ];
+    let whole = examples("yaml").into_iter().map(|(_, seed)| seed);
+    let seeds: Vec<Vec<u8>> = odd.iter().map(|seed| seed.to_vec()).chain(whole).collect();
+    let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+    vec![Property::new(&seeds, |bytes| {
+        if let Ok(value) = yaml::parse(bytes) {
+            let text = yaml::write(&value);
+            assert_eq!(yaml::parse(text.as_bytes()).as_ref(), Ok(&value), "{text}");
+        }
+        let _ = yaml::parse_either(bytes);
+    })]
 }
 
 /// Each of the three patches, to each kind.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
+use skeg_machinery::codec::yaml;
 use skeg_machinery::patch;
 use skeg_machinery::schema::TypeRef;
 use skeg_machinery::status::{Status, StatusDetails};
@@ -10,7 +11,6 @@ use super::Write;
 use super::repeated::repeated_keys;
 use crate::object;
 use crate::query::{FieldValidation, WriteKind};
-use crate::yaml;
 
 pub const JSON: &str = "application/json-patch+json";
 pub const MERGE: &str = "application/merge-patch+json";

@@ -1,0 +1,3 @@
+#![no_main]
+mod common;
+common::target!(common::properties::yaml);
