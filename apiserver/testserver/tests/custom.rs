@@ -82,8 +82,14 @@ async fn a_defined_resource_is_discovered_and_served() {
         (&made["metadata"]["generation"], &made["metadata"]["managedFields"][0]["operation"]),
         (&json!(1), &json!("Update"))
     );
-    let list = server.get(WIDGETS).send().await.expect(200);
+    let answer = server.get(WIDGETS).send().await;
+    let list = answer.json();
     assert_eq!((&list["kind"], &list["items"][0]["kind"]), (&json!("WidgetList"), &json!("Widget")));
+    // Upstream keeps these lists as maps: keys are sorted, and `continue` is always there.
+    let text = answer.text();
+    assert!(text.starts_with("{\"apiVersion\":\"example.com/v1\",\"items\":[{"), "{text}");
+    let end = r#"],"kind":"WidgetList","metadata":{"continue":"","resourceVersion":"#;
+    assert!(text.contains(end), "{text}");
     let (stored, _) = server.store.get(b"/registry/example.com/widgets/default/w", None).await.unwrap();
     assert!(stored.is_some());
 

@@ -222,7 +222,10 @@ pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, 
         }
         match page.entries.get(next) {
             Some(entry) => pieces.write(entry, out)?,
-            None => out.extend_from_slice(b"]}\n"),
+            None => {
+                out.extend_from_slice(&pieces.tail);
+                out.push(b'\n');
+            }
         }
         next += 1;
         Ok(next <= page.entries.len())

@@ -16,9 +16,10 @@ use crate::protobuf;
 use crate::registry::Resource;
 use std::sync::Arc;
 
-/// How to write a list: the head, each item, and `]}`.
+/// How to write a list: the head, each item, and the tail.
 pub struct Pieces {
     pub head: Vec<u8>,
+    pub tail: Vec<u8>,
     /// The same for protobuf.
     metadata: Value,
     resource: Arc<Resource>,
@@ -51,8 +52,7 @@ impl Pieces {
         let api_version = resource.kind(&version.version).api_version().to_string();
         let kept = metadata.clone();
         let head = match transform {
-            Transform::None if resource.custom => json!({"apiVersion": api_version, "items": []
-                , "kind": resource.spec.list_kind, "metadata": metadata}),
+            Transform::None if resource.custom => json!({"apiVersion": api_version}),
             Transform::None => {
                 json!({"kind": resource.spec.list_kind, "apiVersion": api_version, "metadata": metadata})
             }
@@ -67,8 +67,13 @@ impl Pieces {
             }),
         };
         let items = if matches!(transform, Transform::Table { .. }) { "rows" } else { "items" };
+        let tail = match transform {
+            Transform::None if resource.custom => custom_tail(&resource.spec.list_kind, &kept),
+            _ => b"]}".to_vec(),
+        };
         Pieces {
             head: open_list(head, items),
+            tail,
             metadata: kept,
             kind_prefix: kind_prefix(resource, &api_version),
             resource: resource.clone(),
@@ -148,20 +153,29 @@ impl Pieces {
             }
             self.write(entry, out)?;
         }
-        out.extend_from_slice(b"]}");
+        out.extend_from_slice(&self.tail);
         Ok(())
     }
 }
 
 /// The JSON of `head` without its closing brace, and the start of the named list.
-fn open_list(mut head: Value, items: &str) -> Vec<u8> {
-    if let Value::Object(map) = &mut head {
-        map.shift_remove("items");
-    }
+fn open_list(head: Value, items: &str) -> Vec<u8> {
     let mut out = serde_json::to_vec(&head).expect("a JSON tree serializes");
     out.pop();
     out.extend_from_slice(format!(",\"{items}\":[").as_bytes());
     out
+}
+
+/// What follows the items of custom resources. Upstream keeps such a list as a map: its keys are sorted, and `continue` is there
+/// when nothing continues too.
+fn custom_tail(kind: &str, metadata: &Value) -> Vec<u8> {
+    let mut sorted = json!({"continue": ""});
+    for field in ["continue", "remainingItemCount", "resourceVersion"] {
+        if let Some(value) = metadata.get(field) {
+            sorted[field] = value.clone();
+        }
+    }
+    format!("],\"kind\":{},\"metadata\":{sorted}}}", json!(kind)).into_bytes()
 }
 
 fn kind_prefix(resource: &Resource, api_version: &str) -> Vec<u8> {
