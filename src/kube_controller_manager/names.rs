@@ -62,7 +62,6 @@ const ABSENT: &[&str] = &[
     "storage-version-migrator-controller",
     "storageversion-garbage-collector-controller",
     "token-cleaner-controller",
-    "ttl-controller",
     "validatingadmissionpolicy-status-controller",
 ];
 

@@ -73,6 +73,7 @@ controllers! {
     "service-cidr-controller", Some("service-cidrs-controller") => crate::servicecidrs::run,
     "node-ipam-controller", Some("node-controller") => crate::nodeipam::run,
     "node-lifecycle-controller", Some("node-controller") => crate::nodelifecycle::run,
+    "ttl-controller", Some("ttl-controller") => crate::ttl::run,
     "taint-eviction-controller", Some("node-controller") => crate::tainteviction::run,
     "garbage-collector-controller", Some("generic-garbage-collector") => crate::garbagecollector::run,
     "daemonset-controller", Some("daemon-set-controller") => crate::daemonset::run,

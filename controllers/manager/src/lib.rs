@@ -41,6 +41,7 @@ mod tainteviction;
 #[cfg(test)]
 mod testing;
 mod tokens;
+mod ttl;
 mod ttlafterfinished;
 
 pub use config::{Accounts, Config, NAMES, Signing};
