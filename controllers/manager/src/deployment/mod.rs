@@ -122,8 +122,10 @@ impl Deployments {
                 };
                 self.sets.delete(&set.metadata, &options).await?;
             }
-            Action::PatchDeployment(body) => {
-                self.deployments.patch(meta, "", PatchKind::Merge, &body).await?;
+            // With the status, as upstream does: an annotation that is written otherwise makes a new generation.
+            Action::Revision(revision) => {
+                let body = json!({"metadata": {"annotations": {plan::REVISION: revision.to_string()}}});
+                self.deployments.patch(meta, "status", PatchKind::Merge, &body).await?;
             }
             Action::Status(new) => self.write_status(deployment, new).await?,
             Action::After(seconds) => return Ok(Some(Outcome::After(Duration::from_secs(seconds)))),

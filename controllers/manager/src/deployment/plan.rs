@@ -36,8 +36,8 @@ pub enum Action {
     Patch { name: String, body: Value },
     /// Forget an old replica set.
     Delete { name: String },
-    /// Merge into the deployment.
-    PatchDeployment(Value),
+    /// The deployment's revision from now on.
+    Revision(i64),
     /// The deployment's status from now on.
     Status(Value),
     /// Look again after this many seconds.
@@ -177,8 +177,7 @@ impl Planner<'_> {
 
     fn record_revision(&mut self, revision: i64) {
         if self.deployment.metadata.annotation(REVISION) != Some(&*revision.to_string()) {
-            let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
-            self.actions.push(Action::PatchDeployment(body));
+            self.actions.push(Action::Revision(revision));
         }
     }
 

@@ -130,6 +130,7 @@ fn a_new_template_gets_a_new_set_with_the_next_revision() {
     let hash = body["metadata"]["labels"]["pod-template-hash"].as_str().unwrap();
     assert_eq!((name.as_str(), *replicas), (format!("web-{hash}").as_str(), 3));
     assert_eq!(body["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "3");
+    assert!(actions.contains(&Action::Revision(3)), "{actions:?}");
     assert_eq!(body["spec"]["selector"]["matchLabels"], json!({"app": "web", "pod-template-hash": hash}));
 }
 

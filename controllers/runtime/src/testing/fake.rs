@@ -389,7 +389,13 @@ impl State {
         }
         if target.subresource == "status" {
             let mut kept = current.clone();
-            kept["status"] = object["status"].clone();
+            if let Some(status) = object.get("status") {
+                kept["status"] = status.clone();
+            }
+            // As upstream's strategies of statuses have it: annotations go with the status, without a new generation.
+            if let Some(annotations) = object["metadata"].get("annotations") {
+                kept["metadata"]["annotations"] = annotations.clone();
+            }
             object = kept;
         } else if target.subresource.is_empty()
             && let Some(status) = current.get("status")
