@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::replacing::{self, Replacing};
 use crate::resource::{Object, Resource};
+use crate::unexpected;
 
 /// What went wrong with one request.
 #[derive(Debug, thiserror::Error)]
@@ -211,9 +212,8 @@ impl Api {
         if code.is_success() {
             return Ok(body);
         }
-        let status = serde_json::from_slice::<kube::core::Status>(&body).unwrap_or_else(|_| {
-            kube::core::Status::failure(String::from_utf8_lossy(&body).trim(), "Unknown").with_code(code.as_u16())
-        });
+        let status = serde_json::from_slice::<kube::core::Status>(&body)
+            .unwrap_or_else(|_| unexpected::status(method, path, code.as_u16(), String::from_utf8_lossy(&body).trim()));
         Err(failed(kube::Error::Api(Box::new(status))))
     }
 

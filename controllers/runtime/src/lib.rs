@@ -32,6 +32,7 @@ pub mod store;
 pub mod stores;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod unexpected;
 
 pub use api::{Api, DeleteOptions, Error, PatchKind, Propagation};
 pub use clock::{Clock, SystemClock};
