@@ -105,11 +105,29 @@ impl Look {
     }
 }
 
+/// The status after a look: without a scale (its replicas before) nothing but conditions is known anew.
+fn status(old: &Value, look: Look, replicas: Option<i64>, desired: Option<i64>) -> Value {
+    let mut status = if old.is_object() { old.clone() } else { json!({}) };
+    status["conditions"] = json!(look.conditions);
+    let Some(replicas) = replicas else { return status };
+    if let Some(fields) = status.as_object_mut() {
+        fields.retain(|field, _| field == "conditions" || field == "lastScaleTime");
+    }
+    status["currentReplicas"] = json!(replicas);
+    status["desiredReplicas"] = json!(desired.unwrap_or_else(|| old["desiredReplicas"].as_i64().unwrap_or(0)));
+    if !look.metrics.is_empty() {
+        status["currentMetrics"] = json!(look.metrics);
+    }
+    if desired.is_some_and(|desired| desired != replicas) {
+        status["lastScaleTime"] = json!(clock::rfc3339(look.now));
+    }
+    status
+}
+
 /// The scale of a target.
 struct Scale {
     path: String,
     replicas: i64,
-    current: i64,
     selector: String,
     body: Value,
 }
@@ -133,20 +151,7 @@ impl Controller for Autoscalers {
         let conditions = autoscaler.status["conditions"].as_array().cloned().unwrap_or_default();
         let mut look = Look { now, conditions, metrics: Vec::new() };
         let (scale, desired) = self.look(&autoscaler, &mut look).await;
-        let mut status = json!({
-            "observedGeneration": autoscaler.metadata.generation,
-            "currentReplicas": scale.as_ref().map_or(0, |s| s.current),
-            "desiredReplicas": desired.unwrap_or_else(|| autoscaler.status["desiredReplicas"].as_i64().unwrap_or(0)),
-            "conditions": look.conditions,
-        });
-        if !look.metrics.is_empty() {
-            status["currentMetrics"] = json!(look.metrics);
-        }
-        let scaled = scale.as_ref().zip(desired).is_some_and(|(scale, desired)| scale.replicas != desired);
-        let last = if scaled { json!(clock::rfc3339(now)) } else { autoscaler.status["lastScaleTime"].clone() };
-        if !last.is_null() {
-            status["lastScaleTime"] = last;
-        }
+        let status = status(&autoscaler.status, look, scale.map(|scale| scale.replicas), desired);
         self.autoscalers.write_status(&autoscaler.metadata, &autoscaler.status, &status).await?;
         Ok(Outcome::After(PERIOD))
     }
@@ -212,7 +217,15 @@ impl Autoscalers {
     /// (replicas, reason) that the metrics ask for, within the limits.
     async fn by_metrics(&self, autoscaler: &Autoscaler, scale: &Scale, look: &mut Look) -> Option<(i64, String)> {
         let current = scale.replicas;
-        let (mut wanted, mut by, mut invalid) = (None::<i64>, String::new(), None);
+        let about = autoscaler.object_ref();
+        if scale.selector.is_empty() {
+            self.events.warning(&about, "SelectorRequired", "selector is required");
+            let text = "the HPA target's scale is missing a selector";
+            look.set("ScalingActive", "False", "InvalidSelector", text);
+            self.events.warning(&about, "FailedComputeMetricsReplicas", "selector is required");
+            return None;
+        }
+        let (mut wanted, mut by, mut failures) = (None::<i64>, String::new(), Vec::new());
         for metric in &autoscaler.spec.metrics {
             match self.metric(autoscaler, scale, metric).await {
                 Ok((verdict, name, status)) => {
@@ -222,17 +235,24 @@ impl Autoscalers {
                         by = name;
                     }
                 }
-                Err((reason, why)) => invalid = invalid.or(Some((reason, why))),
+                Err((reason, why)) => {
+                    // Each metric has its place in the status.
+                    look.metrics.push(json!({"type": ""}));
+                    self.events.warning(&about, reason, why.clone());
+                    failures.push((metric, reason, why));
+                }
             }
         }
-        let about = autoscaler.object_ref();
-        if let Some((reason, why)) = &invalid {
-            self.events.warning(&about, reason, why.clone());
+        if let Some((metric, reason, why)) = failures.first() {
             // What is known may still ask for more, never for less.
             if wanted.is_none_or(|wanted| wanted < current) {
                 let text = format!("the HPA was unable to compute the replica count: {why}");
                 look.set("ScalingActive", "False", reason, text);
-                let text = format!("invalid metrics, first error is: {why}");
+                let (failed, all) = (failures.len(), autoscaler.spec.metrics.len());
+                let text = format!(
+                    "invalid metrics ({failed} invalid out of {all}), first error is: {}: {why}",
+                    failed_get(metric)
+                );
                 self.events.warning(&about, "FailedComputeMetricsReplicas", text);
                 return None;
             }
@@ -276,7 +296,6 @@ impl Autoscalers {
         let body: Value = api.get_path(&path).await.map_err(|e| e.message())?;
         Ok(Scale {
             replicas: body["spec"]["replicas"].as_i64().unwrap_or(0),
-            current: body["status"]["replicas"].as_i64().unwrap_or(0),
             selector: body["status"]["selector"].as_str().unwrap_or("").to_owned(),
             path,
             body,
@@ -309,9 +328,6 @@ impl Autoscalers {
         let (name, container) = (source["name"].as_str().unwrap_or(""), source["container"].as_str());
         let failed = |why: String| (reason, format!("failed to get {name} {}: {why}", describe(&source["target"])));
         let target = target(&source["target"]).map_err(failed)?;
-        if scale.selector.is_empty() {
-            return Err(("InvalidSelector", "the HPA target's scale is missing a selector".to_owned()));
-        }
         let namespace = &autoscaler.metadata.namespace;
         let samples = self
             .samples(namespace, &scale.selector, name, container)
@@ -367,6 +383,17 @@ impl Autoscalers {
             return Err("no metrics returned from resource metrics API".to_owned());
         }
         Ok(list.items.into_iter().filter_map(|item| item.sample(resource, container)).collect())
+    }
+}
+
+/// What could not be had, as the message about a whole look begins.
+fn failed_get(metric: &Value) -> String {
+    let text = |path| metric.pointer(path).and_then(Value::as_str).unwrap_or_default();
+    match metric["type"].as_str().unwrap_or_default() {
+        "Resource" => format!("failed to get {} resource metric value", text("/resource/name")),
+        "ContainerResource" => format!("failed to get {} container metric value", text("/containerResource/container")),
+        "External" => format!("failed to get {} external metric value", text("/external/metric/name")),
+        kind => format!("failed to get {} metric value", kind.to_lowercase()),
     }
 }
 

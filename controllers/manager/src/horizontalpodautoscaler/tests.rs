@@ -6,7 +6,7 @@ use skeg_controller_runtime::{Str, Timestamp};
 
 use super::behavior::{Behavior, Memory, limit};
 use super::calculator::{Question, Sample, Samples, Target, Tolerance, Verdict, answer};
-use super::{parse_selector, requests, seconds};
+use super::{Look, failed_get, parse_selector, requests, seconds, status};
 
 fn at(text: &str) -> Timestamp {
     format!("2026-01-01T{text}Z").parse().unwrap()
@@ -130,4 +130,44 @@ fn selectors_and_durations_are_read_as_they_are_printed() {
     assert!(!selector.matches(&labels(&[("app", "web"), ("tier", "c")])));
     assert!(!selector.matches(&labels(&[("app", "web"), ("tier", "a"), ("old", "")])));
     assert_eq!((seconds("1m30s"), seconds("15.5s"), seconds("1h0m0s")), (90, 15, 3600));
+}
+
+#[test]
+fn a_look_tells_what_it_found_and_nothing_of_before() {
+    let old = json!({"observedGeneration": 1, "currentReplicas": 5, "desiredReplicas": 4, "conditions": [],
+        "lastScaleTime": "2026-01-01T09:00:00Z", "currentMetrics": [{"type": "Resource"}]});
+    let look = |metrics| Look { now: now(), conditions: vec![json!({"type": "AbleToScale"})], metrics };
+    let conditions = json!([{"type": "AbleToScale"}]);
+    let unread = status(&old, look(Vec::new()), None, None);
+    assert_eq!(unread["conditions"], conditions);
+    assert_eq!(unread["currentReplicas"], 5, "without a scale nothing else is known anew");
+    let failed = status(&old, look(vec![json!({"type": ""})]), Some(3), None);
+    assert_eq!(
+        failed,
+        json!({"currentReplicas": 3, "desiredReplicas": 4, "conditions": conditions,
+            "lastScaleTime": "2026-01-01T09:00:00Z", "currentMetrics": [{"type": ""}]})
+    );
+    let scaled = status(&Value::Null, look(Vec::new()), Some(3), Some(2));
+    assert_eq!(
+        scaled,
+        json!({"currentReplicas": 3, "desiredReplicas": 2, "conditions": conditions,
+            "lastScaleTime": "2026-01-01T10:00:00Z"})
+    );
+    let same = status(&Value::Null, look(Vec::new()), Some(3), Some(3));
+    assert!(same["lastScaleTime"].is_null());
+}
+
+#[test]
+fn a_failure_names_the_metric() {
+    for (metric, expected) in [
+        (json!({"type": "Resource", "resource": {"name": "cpu"}}), "failed to get cpu resource metric value"),
+        (
+            json!({"type": "ContainerResource", "containerResource": {"container": "c"}}),
+            "failed to get c container metric value",
+        ),
+        (json!({"type": "Pods"}), "failed to get pods metric value"),
+        (json!({"type": "External", "external": {"metric": {"name": "q"}}}), "failed to get q external metric value"),
+    ] {
+        assert_eq!(failed_get(&metric), expected);
+    }
 }
