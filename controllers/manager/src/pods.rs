@@ -16,10 +16,11 @@ pub fn index_nodes(pods: &Store<Pod>) {
 }
 
 /// The status patch that says why a pod is ended by the control plane.
-pub fn disruption_target(now: Timestamp, reason: &str, message: &str) -> Value {
+pub fn disruption_target(now: Timestamp, pod: &Pod, reason: &str, message: &str) -> Value {
     json!({"status": {"conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
         "lastTransitionTime": skeg_controller_runtime::clock::rfc3339(now),
+        "observedGeneration": pod.metadata.generation,
     }]}})
 }
 

@@ -462,7 +462,13 @@ fn total(pod: &Pod) -> i64 {
 pub fn to_json(status: &JobStatus) -> Value {
     let mut out = json!({});
     if !status.conditions.is_empty() {
-        out["conditions"] = status.conditions.iter().map(condition_json).collect();
+        // A condition is probed when it is set, and never again.
+        let probed = |condition| {
+            let mut condition = condition_json(condition);
+            condition["lastProbeTime"] = condition["lastTransitionTime"].clone();
+            condition
+        };
+        out["conditions"] = status.conditions.iter().map(probed).collect();
     }
     for (field, time) in [("startTime", status.start_time), ("completionTime", status.completion_time)] {
         if let Some(time) = time {

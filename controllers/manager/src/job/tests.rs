@@ -110,6 +110,11 @@ fn a_job_completes_when_all_its_pods_have_succeeded() {
     assert_eq!(conditions(&first), [("SuccessCriteriaMet".to_owned(), "CompletionsReached".to_owned())]);
     let last = next(&spec, &first, &[pod("a", "Succeeded", json!({"counted": true}))]);
     assert_eq!(conditions(&last)[1], ("Complete".to_owned(), "CompletionsReached".to_owned()));
+    for condition in last.status.as_ref().unwrap()["conditions"].as_array().unwrap() {
+        assert!(
+            condition["lastProbeTime"].is_string() && condition["lastProbeTime"] == condition["lastTransitionTime"]
+        );
+    }
     assert!(last.status.unwrap()["completionTime"].is_string());
 }
 

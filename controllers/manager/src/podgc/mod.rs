@@ -141,10 +141,11 @@ impl PodGc {
     async fn remove(&self, pod: &Pod, disrupted: Option<&str>) -> Result<(), Error> {
         if !pod.is_terminal() {
             let mut body = match disrupted {
-                Some(message) => disruption_target(self.clock.now(), "DeletionByPodGC", message),
+                Some(message) => disruption_target(self.clock.now(), pod, "DeletionByPodGC", message),
                 None => json!({"status": {}}),
             };
             body["status"]["phase"] = json!("Failed");
+            body["status"]["observedGeneration"] = json!(pod.metadata.generation);
             match self.pods.patch(&pod.metadata, "status", PatchKind::Strategic, &body).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() => return Ok(()),

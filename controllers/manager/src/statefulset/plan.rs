@@ -237,6 +237,7 @@ pub fn pod(set: &StatefulSet, template: &Value, ordinal: i64, revision: &str, ow
     let mut body = crate::pods::from_value(template, owner);
     let name = format!("{}-{ordinal}", set.metadata.name);
     body["metadata"]["name"] = json!(name);
+    body["metadata"]["generateName"] = json!(format!("{}-", set.metadata.name));
     let labels = &mut body["metadata"]["labels"];
     labels[NAME_LABEL] = json!(name);
     labels[INDEX_LABEL] = json!(ordinal.to_string());

@@ -120,6 +120,7 @@ fn a_pod_has_its_name_its_service_and_its_claims() {
     let set = set(json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}));
     let body = pod_body(&set, &set.spec.template.value(), 1, "rev", &Default::default());
     assert_eq!((&body["metadata"]["name"], &body["spec"]["hostname"]), (&json!("db-1"), &json!("db-1")));
+    assert_eq!(body["metadata"]["generateName"], "db-");
     assert_eq!(body["spec"]["subdomain"], "svc");
     let claim = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-1"}}]);
     assert_eq!(body["spec"]["volumes"], claim);

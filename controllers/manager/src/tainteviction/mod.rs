@@ -144,7 +144,8 @@ impl TaintEviction {
     async fn evict(&self, pod: &Pod, now: Timestamp) -> Result<(), Error> {
         let message = format!("Marking for deletion Pod {}", pod.metadata.key());
         self.events.normal(&pod.object_ref(), "TaintManagerEviction", message);
-        let body = disruption_target(now, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
+        let why = "Taint manager: deleting due to NoExecute taint";
+        let body = disruption_target(now, pod, "DeletionByTaintManager", why);
         match self.pods.patch(&pod.metadata, "status", PatchKind::Strategic, &body).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => return Ok(()),
