@@ -19,6 +19,12 @@ pub enum Macro<'a> {
         body: &'a IdedExpr,
         flat: bool,
     },
+    /// `cel.bind(variable, init, body)`.
+    Bind {
+        variable: &'a IdedExpr,
+        init: &'a IdedExpr,
+        body: &'a IdedExpr,
+    },
     SortBy {
         variable: &'a str,
         body: &'a IdedExpr,
@@ -33,7 +39,7 @@ pub enum Macro<'a> {
     },
 }
 
-fn identifier(expr: &IdedExpr) -> Option<&str> {
+pub fn identifier(expr: &IdedExpr) -> Option<&str> {
     match &expr.expr {
         Expr::Ident(name) => Some(name),
         _ => None,
@@ -41,8 +47,11 @@ fn identifier(expr: &IdedExpr) -> Option<&str> {
 }
 
 pub fn macro_of(call: &CallExpr) -> Option<Macro<'_>> {
-    call.target.as_ref()?;
+    let target = call.target.as_ref()?;
     let name = call.func_name.as_str();
+    if let ("bind", Some("cel"), [variable, init, body]) = (name, identifier(target), call.args.as_slice()) {
+        return Some(Macro::Bind { variable, init, body });
+    }
     match (name, call.args.as_slice()) {
         ("optMap" | "optFlatMap", [variable, body]) => {
             Some(Macro::OptMap { variable: identifier(variable)?, body, flat: name == "optFlatMap" })
@@ -235,7 +244,7 @@ impl<'e> Checker<'e> {
     fn field(&mut self, id: u64, operand: &Type, name: &str) -> Type {
         match operand {
             Type::Error => Type::Error,
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any => Type::Dyn,
             Type::Map(_, value) => (**value).clone(),
             Type::Object(object) => match object.fields.get(name) {
                 Some(ty) => ty.clone(),
@@ -251,8 +260,10 @@ impl<'e> Checker<'e> {
     }
 
     fn call(&mut self, id: u64, call: &'e CallExpr) -> Type {
-        if let Some(kind) = macro_of(call) {
-            return self.macro_call(id, call, kind);
+        match macro_of(call) {
+            Some(Macro::Bind { variable, init, body }) if self.env.bindings => return self.bind(variable, init, body),
+            None | Some(Macro::Bind { .. }) => {}
+            Some(kind) => return self.macro_call(id, call, kind),
         }
         if let (operators::OPT_SELECT, [operand, name]) = (call.func_name.as_str(), call.args.as_slice()) {
             let operand = self.infer(operand);
@@ -371,7 +382,7 @@ impl<'e> Checker<'e> {
             Type::List(item) => ((**item).clone(), Type::Int, (**item).clone()),
             Type::Map(key, value) => ((**key).clone(), (**key).clone(), (**value).clone()),
             Type::Object(_) => (Type::String, Type::String, Type::Dyn),
-            ty if ty.is_dyn() => (Type::Dyn, Type::Dyn, Type::Dyn),
+            ty if ty.is_dyn() && *ty != Type::Any => (Type::Dyn, Type::Dyn, Type::Dyn),
             ty => {
                 let why = format!(
                     "expression of type '{ty}' cannot be range of a comprehension (must be list, map, or dynamic)"
@@ -400,9 +411,18 @@ impl<'e> Checker<'e> {
         self.with(vec![(&fold.accu_var, accu.join(&step))], |this| this.infer(&fold.result))
     }
 
+    fn bind(&mut self, variable: &'e IdedExpr, init: &'e IdedExpr, body: &'e IdedExpr) -> Type {
+        let Some(name) = identifier(variable) else {
+            return self.problem(variable.id, "cel.bind() variable names must be simple identifiers");
+        };
+        let ty = self.infer(init);
+        self.with(vec![(name, ty)], |this| this.infer(body))
+    }
+
     fn macro_call(&mut self, id: u64, call: &'e CallExpr, kind: Macro<'e>) -> Type {
         let operand = call.target.as_ref().map_or(Type::Error, |target| self.infer(target));
         match kind {
+            Macro::Bind { variable, init, body } => self.bind(variable, init, body),
             Macro::OptMap { variable, body, flat } => {
                 let inner = match &operand {
                     Type::Optional(inner) => (**inner).clone(),

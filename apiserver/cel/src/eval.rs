@@ -10,7 +10,7 @@ use cel::common::ast::{
 };
 
 use crate::budget::Budget;
-use crate::check::{Macro, macro_of};
+use crate::check::{Macro, identifier, macro_of};
 use crate::functions;
 use crate::program::Activation;
 use crate::signatures::is_namespace;
@@ -342,8 +342,15 @@ impl<'a> Evaluator<'_, 'a> {
 
     fn macro_call(&mut self, kind: Macro<'a>, call: &'a CallExpr) -> Outcome<'a> {
         let Some(target) = &call.target else { return no_overload() };
+        if let Macro::Bind { variable, init, body } = kind {
+            self.budget.spend(LIST)?;
+            // What is wrong with the value is wrong where it is used.
+            let value = self.eval(init);
+            return self.with(vec![(identifier(variable).unwrap_or_default(), value)], |this| this.eval(body));
+        }
         let operand = self.eval(target)?;
         match kind {
+            Macro::Bind { .. } => Ok(operand),
             Macro::OptMap { variable, body, flat } => {
                 let Value::Optional(inner) = operand else { return no_overload() };
                 self.budget.spend(LIST + 3)?;

@@ -1,4 +1,4 @@
-//! CEL as Kubernetes has it: expressions of CRD rules, match conditions and admission policies, checked against declared
+//! CEL as Kubernetes has it: expressions of CRD rules, match conditions, admission policies and selectors of devices, checked against declared
 //! types when they are written and evaluated over JSON within a budget.
 //!
 //! ```text
@@ -14,6 +14,7 @@ mod budget;
 mod check;
 mod cost;
 mod depth;
+pub mod devices;
 mod eval;
 mod functions;
 mod program;

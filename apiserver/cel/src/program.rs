@@ -20,11 +20,19 @@ use crate::value::Value;
 pub struct Env {
     pub(crate) variables: HashMap<String, Type>,
     pub(crate) structs: Vec<&'static str>,
+    /// Whether `cel.bind` is known.
+    pub(crate) bindings: bool,
 }
 
 impl Env {
     pub fn with(mut self, name: &str, ty: Type) -> Env {
         self.variables.insert(name.to_owned(), ty);
+        self
+    }
+
+    /// Allows `cel.bind(variable, value, expression)`.
+    pub fn with_bindings(mut self) -> Env {
+        self.bindings = true;
         self
     }
 

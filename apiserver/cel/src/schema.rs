@@ -23,6 +23,8 @@ pub struct Declared {
     pub max_elements: u64,
     /// The fewest bytes that a value takes as JSON.
     pub min_size: u64,
+    /// The most characters of a map's keys; 0 where that is not known.
+    pub key: u64,
     /// Of a list's items or a map's values.
     pub element: Option<Arc<Declared>>,
     /// Of an object, by the names that expressions use.
@@ -30,18 +32,31 @@ pub struct Declared {
 }
 
 impl Declared {
-    fn simple(ty: Type, max_elements: u64, min_size: u64) -> Declared {
-        Declared { ty, max_elements, min_size, element: None, fields: BTreeMap::new() }
+    pub(crate) fn simple(ty: Type, max_elements: u64, min_size: u64) -> Declared {
+        Declared { ty, max_elements, min_size, key: 0, element: None, fields: BTreeMap::new() }
     }
 
-    /// What is at a path from here: field names, `@items`, `@values`; the size of keys is not known.
+    /// A map whose keys are texts of at most `key` characters.
+    pub(crate) fn map(key: u64, value: Declared, max_elements: u64) -> Declared {
+        let map = Declared::simple(Type::map(Type::String, value.ty.clone()), max_elements, 2);
+        Declared { key, element: Some(value.into()), ..map }
+    }
+
+    pub(crate) fn object(name: &str, fields: BTreeMap<String, Arc<Declared>>) -> Declared {
+        let types = fields.iter().map(|(name, field)| (name.clone(), field.ty.clone())).collect();
+        let ty = Type::Object(ObjectType { name: name.to_owned(), fields: types }.into());
+        Declared { fields, ..Declared::simple(ty, 0, 2) }
+    }
+
+    /// What is at a path from here: field names, `@items`, `@values`, `@keys`.
     pub(crate) fn at<'a>(&self, path: impl Iterator<Item = &'a str>) -> Option<u64> {
         let mut here = self;
         for name in path {
             here = match name {
                 "@items" | "@values" => here.element.as_deref()?,
-                "@keys" if matches!(here.ty, Type::Map(..)) => return Some(0),
-                name => here.fields.get(name)?,
+                "@keys" if matches!(here.ty, Type::Map(..)) => return Some(here.key),
+                // Whatever a driver calls it, what it says of a device is of one size.
+                name => here.fields.get(name).or(here.element.as_ref().filter(|element| element.ty == Type::Any))?,
             };
         }
         Some(here.max_elements)
@@ -82,8 +97,7 @@ fn declared(schema: &Json, name: &str, resource: bool) -> Option<Declared> {
             }
             let value = declared(additional, &format!("{name}.@elem"), embedded(additional))?;
             let max = size(schema, "maxProperties").unwrap_or((MAX_REQUEST - 2) / (value.min_size + 6));
-            let map = Declared::simple(Type::map(Type::String, value.ty.clone()), max, 2);
-            Some(Declared { element: Some(value.into()), ..map })
+            Some(Declared::map(0, value, max))
         }
         "string" => Some(text(schema)),
         "boolean" => Some(Declared::simple(Type::Bool, 0, 4)),
@@ -133,21 +147,15 @@ fn object(schema: &Json, name: &str, resource: bool) -> Declared {
         let metadata = ["name", "generateName"].map(|field| (field.to_owned(), text()));
         fields.insert("apiVersion".to_owned(), text());
         fields.insert("kind".to_owned(), text());
-        fields.insert("metadata".to_owned(), with_fields(&format!("{name}.metadata"), metadata.into()).into());
+        fields.insert("metadata".to_owned(), Declared::object(&format!("{name}.metadata"), metadata.into()).into());
     }
-    Declared { min_size, ..with_fields(name, fields) }
+    Declared { min_size, ..Declared::object(name, fields) }
 }
 
 fn has_type_and_metadata(fields: &BTreeMap<String, Arc<Declared>>) -> bool {
     let text = |fields: &BTreeMap<String, Arc<Declared>>, name| fields.get(name).is_some_and(|f| f.ty == Type::String);
     let metadata = fields.get("metadata").is_some_and(|m| text(&m.fields, "name") && text(&m.fields, "generateName"));
     metadata && text(fields, "kind") && text(fields, "apiVersion")
-}
-
-fn with_fields(name: &str, fields: BTreeMap<String, Arc<Declared>>) -> Declared {
-    let types = fields.iter().map(|(name, field)| (name.clone(), field.ty.clone())).collect();
-    let ty = Type::Object(ObjectType { name: name.to_owned(), fields: types }.into());
-    Declared { fields, ..Declared::simple(ty, 0, 2) }
 }
 
 /// The type of a built-in kind, as its OpenAPI schema has it.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 pub enum Type {
     /// Fits everywhere; known at run time only.
     Dyn,
+    /// As dyn, but nothing ranges over it: a value that may be of several types.
+    Any,
     /// What a wrong expression is, so that one mistake is told once.
     Error,
     /// What an empty list or map holds: it becomes what it is used with, and is dyn where nothing tells.
@@ -49,6 +51,7 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Type::Dyn | Type::Unknown => f.write_str("dyn"),
+            Type::Any => f.write_str("any"),
             Type::Error => f.write_str("!error!"),
             Type::Null => f.write_str("null"),
             Type::Bool => f.write_str("bool"),
@@ -89,7 +92,7 @@ impl Type {
     }
 
     pub fn is_dyn(&self) -> bool {
-        matches!(self, Type::Dyn | Type::Error | Type::Unknown)
+        matches!(self, Type::Dyn | Type::Any | Type::Error | Type::Unknown)
     }
 
     fn has_unknown(&self) -> bool {

@@ -1,4 +1,4 @@
-//! The resource.k8s.io group: dynamic resource allocation. CEL selectors are compiled where they are evaluated.
+//! The resource.k8s.io group: dynamic resource allocation.
 
 mod capacity;
 pub mod claims;
@@ -7,6 +7,7 @@ pub mod slices;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use skeg_cel::devices::{self, Problem};
 use skeg_machinery::field::{Error, ErrorList, Path};
 use skeg_machinery::validation as rules;
 
@@ -39,14 +40,26 @@ fn default_claim(object: &mut Value, path: &str) {
     });
 }
 
+const MOST_SELECTORS: usize = 32;
+
 fn selectors(e: &mut ErrorList, path: &Path, all: &[Value]) {
-    many(e, path, all, 32);
-    for (index, selector) in all.iter().enumerate() {
+    many(e, path, all, MOST_SELECTORS);
+    // Each is compiled: beyond the limit none is looked at.
+    for (index, selector) in all.iter().enumerate().filter(|_| all.len() <= MOST_SELECTORS) {
         let at = path.index(index).child("cel");
         if !selector.has("cel") {
             e.required(&at, "");
-        } else if selector.text("cel.expression").len() > 10 << 10 {
-            e.add(Error::too_long(&at.child("expression"), 10 << 10));
+            continue;
+        }
+        let (at, expression) = (at.child("expression"), selector.text("cel.expression"));
+        if expression.len() > devices::MAX_LENGTH {
+            e.add(Error::too_long(&at, devices::MAX_LENGTH as i64));
+            continue;
+        }
+        match devices::compile(expression) {
+            Ok(_) => {}
+            Err(Problem::Invalid(detail)) => e.invalid(&at, expression, detail),
+            Err(Problem::TooComplex) => e.forbidden(&at, "too complex, exceeds cost limit"),
         }
     }
 }

@@ -182,3 +182,40 @@ fn constraints_name_requests_and_attributes_with_a_domain() {
         ],
     );
 }
+
+#[test]
+fn selectors_are_compiled_and_may_not_cost_too_much() {
+    let class = named("deviceclasses.resource.k8s.io");
+    let errors = |selectors: Value| -> Vec<String> {
+        let mut object = fixture(&class);
+        object.set("spec.selectors", selectors);
+        create(&class, to_storage(&class, object)).1.iter().map(ToString::to_string).collect()
+    };
+    let of = |expression: &str| errors(json!([{"cel": {"expression": expression}}]));
+    let good = r#"cel.bind(gpu, device.attributes["gpu.example.com"], gpu.ready && gpu.version.isGreaterThan(semver("1.0.0")))
+        && device.capacity["gpu.example.com"].memory.isGreaterThan(quantity("1Gi")) && device.driver != """#;
+    assert!(of(good).is_empty(), "{:?}", of(good));
+    assert_eq!(
+        of("device.driver"),
+        [
+            "spec.selectors[0].cel.expression: Invalid value: \"device.driver\": must evaluate to bool or the unknown type, not string"
+        ]
+    );
+    let unknown = of("nothing == 1");
+    assert!(
+        unknown[0].contains("compilation failed: ERROR: <input>:1:1: undeclared reference to 'nothing'"),
+        "{unknown:?}"
+    );
+    let nested = "device.attributes.all(a, $)".replace("$", "device.attributes.all(b, $)");
+    let nested = nested.replace("$", "device.attributes.all(c, device.attributes.all(d, a + b == c + d))");
+    assert_eq!(of(&nested), ["spec.selectors[0].cel.expression: Forbidden: too complex, exceeds cost limit"]);
+    let long = format!("true{}", " ".repeat(10 << 10));
+    assert_eq!(of(&long), ["spec.selectors[0].cel.expression: Too long: may not be more than 10240 bytes"]);
+    assert_eq!(errors(json!([{}])), ["spec.selectors[0].cel: Required value"]);
+    let many = vec![json!({"cel": {"expression": "1"}}); 33];
+    assert_eq!(errors(json!(many)), ["spec.selectors: Too many: 33: must have at most 32 items"]);
+    let claim = named("resourceclaims.resource.k8s.io");
+    let mut object = fixture(&claim);
+    object["spec"]["devices"]["requests"][0]["exactly"]["selectors"] = json!([{"cel": {"expression": "1"}}]);
+    assert!(!create(&claim, to_storage(&claim, object)).1.is_empty());
+}

@@ -26,7 +26,7 @@ struct Operands<'a> {
 /// Sorting compares each with each.
 pub fn sort(count: Range, element: Option<&Type>) -> Range {
     let factor = match element {
-        Some(Type::String | Type::Bytes | Type::Dyn | Type::Error) | None => 2.0 + PER_CHARACTER,
+        Some(Type::String | Type::Bytes | Type::Dyn | Type::Any | Type::Error) | None => 2.0 + PER_CHARACTER,
         Some(_) => 2.0,
     };
     count.times(count).scaled(factor).plus(Range::fixed(LIST + 1))

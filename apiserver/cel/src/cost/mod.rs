@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-use crate::check::{Checked, Macro, macro_of};
+use crate::check::{Checked, Macro, identifier, macro_of};
 use crate::schema::Declared;
 use crate::types::Type;
 use range::Range;
@@ -284,9 +284,13 @@ impl<'e> Estimate<'e> {
     /// The macros that the parser leaves as calls, at the cost of what cel-go makes of them.
     fn macro_call(&mut self, expr: &'e IdedExpr, call: &'e CallExpr, kind: Macro<'e>) -> Range {
         let Some(target) = call.target.as_deref() else { return Range::default() };
+        if let Macro::Bind { variable, init, body } = kind {
+            return self.bind(expr.id, identifier(variable).unwrap_or_default(), init, body);
+        }
         let range = self.cost(target);
         let outer = self.locals.len();
         match kind {
+            Macro::Bind { .. } => range,
             Macro::OptMap { variable, body, flat } => {
                 let has_value = range.plus(Range::fixed(1));
                 let scalar = matches!(self.ty(target), Some(Type::Optional(inner)) if is_scalar(inner));
@@ -316,6 +320,22 @@ impl<'e> Estimate<'e> {
                 range.plus(Range::fixed(start + end)).plus(count.times(each))
             }
         }
+    }
+
+    /// An empty list is what cel-go makes of it in passing.
+    fn bind(&mut self, id: u64, name: &'e str, init: &'e IdedExpr, body: &'e IdedExpr) -> Range {
+        let outer = self.locals.len();
+        let bound = Range::fixed(LIST).plus(self.cost(init));
+        let (path, size, entries) = (self.path(init), self.size(init), self.entries_of(init));
+        self.push(name, path, size, entries);
+        let sum = bound.plus(self.cost(body));
+        self.locals.truncate(outer);
+        let (size, entries) = (self.size(body), self.entries_of(body));
+        self.set_size(id, size);
+        if let Some(entries) = entries {
+            self.entries.insert(id, entries);
+        }
+        sum
     }
 
     /// Of a comprehension of two variables: its start, each step and its end.
