@@ -9,24 +9,32 @@ use bytes::Bytes;
 use serde_json::Value;
 use skeg_catalog::spec::{Backing, FieldValue, ResourceSpec};
 use skeg_machinery::codec::json as codec;
-use skeg_machinery::header::{self, Header};
+use skeg_machinery::header::{self, Splice};
 use skeg_machinery::status::Status;
 use skeg_storage::cacher::{CacheOptions, Cacher, Decode, Entry};
 use skeg_storage::{KeyValue, Store};
 
 use crate::negotiate::Output;
 use crate::object;
+use crate::texts::Texts;
 
 /// A cached object: stored JSON and the few parts of it that selectors read.
 pub struct Item {
     pub bytes: Bytes,
     pub revision: u64,
-    header: Header,
-    /// Values of the computed selectable fields, where the type has any: (place, value).
-    computed: Vec<(usize, String)>,
+    /// Name, namespace, the selectable fields, then keys and values of the labels.
+    texts: Texts,
+    /// How many selectable fields there are.
+    fields: usize,
+    splice: Splice,
     /// The object as a protobuf message of the storage version, once a list asked for it and while there is room.
     message: OnceLock<Bytes>,
 }
+
+const NAME: usize = 0;
+const NAMESPACE: usize = 1;
+/// The first selectable field.
+const FIELDS: usize = 2;
 
 /// So many bytes of messages are kept for each resource.
 const KEPT_MESSAGES: usize = 32 << 20;
@@ -51,20 +59,26 @@ impl Drop for Kept {
 
 impl Item {
     pub fn name(&self) -> &str {
-        &self.header.name
+        self.texts.get(NAME)
     }
 
     pub fn namespace(&self) -> &str {
-        &self.header.namespace
+        self.texts.get(NAMESPACE)
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.header.label(key)
+        let labels = (FIELDS + self.fields..self.texts.len()).step_by(2);
+        labels.into_iter().find(|at| self.texts.get(*at) == key).map(|at| self.texts.get(at + 1))
+    }
+
+    /// The value of a selectable field, "" where the object has none.
+    fn field(&self, place: usize) -> &str {
+        self.texts.get(FIELDS + place)
     }
 
     /// Appends the stored JSON from the byte `from` on, with its resourceVersion.
     pub fn write_json(&self, from: usize, out: &mut Vec<u8>) {
-        header::splice_after(out, &self.bytes, from, self.header.splice, self.revision);
+        header::splice_after(out, &self.bytes, from, self.splice, self.revision);
     }
 }
 
@@ -96,14 +110,9 @@ impl Fields {
 
     /// The value of the `place`th selectable field of `item`.
     pub fn value<'a>(&'a self, item: &'a Item, place: usize) -> &'a str {
-        match &self.spec.selectable_fields[place].value {
-            FieldValue::Path(_, absent) => match item.header.fields.get(place).map(String::as_str) {
-                None | Some("") => absent,
-                Some(value) => value,
-            },
-            FieldValue::Computed(_) => {
-                item.computed.iter().find(|(i, _)| *i == place).map_or("", |(_, value)| value.as_str())
-            }
+        match (&self.spec.selectable_fields[place].value, item.field(place)) {
+            (FieldValue::Path(_, absent), "") => absent,
+            (_, value) => value,
         }
     }
 
@@ -135,18 +144,27 @@ impl Fields {
 
     fn item(&self, bytes: &Bytes, revision: u64) -> Result<Item, String> {
         let paths: Vec<&str> = self.paths.iter().map(String::as_str).collect();
-        let header = header::scan(bytes, &paths).map_err(|error| error.to_string())?;
+        let mut header = header::scan(bytes, &paths).map_err(|error| error.to_string())?;
         let mut tree: Option<Value> = None;
-        let mut computed = Vec::new();
         for (i, field) in self.spec.selectable_fields.iter().enumerate() {
             if let FieldValue::Computed(compute) = &field.value {
                 if tree.is_none() {
                     tree = Some(serde_json::from_slice(bytes).map_err(|error| error.to_string())?);
                 }
-                computed.push((i, compute(tree.as_ref().expect("just made"))));
+                header.fields[i] = compute(tree.as_ref().expect("just made"));
             }
         }
-        Ok(Item { bytes: bytes.clone(), revision, header, computed, message: OnceLock::new() })
+        let fields = header.fields.iter().map(String::as_str);
+        let labels = header.labels.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]);
+        let texts = [header.name.as_str(), header.namespace.as_str()].into_iter().chain(fields).chain(labels);
+        Ok(Item {
+            bytes: bytes.clone(),
+            revision,
+            texts: Texts::of(texts),
+            fields: header.fields.len(),
+            splice: header.splice,
+            message: OnceLock::new(),
+        })
     }
 }
 
@@ -168,20 +186,19 @@ impl Decode for Decoder {
         Arc::new(Item {
             bytes: item.bytes.clone(),
             revision,
-            header: item.header.clone(),
-            computed: item.computed.clone(),
+            texts: item.texts.clone(),
+            fields: item.fields,
+            splice: item.splice,
             message: OnceLock::new(),
         })
     }
 
     fn size(&self, item: &Item) -> usize {
-        let labels: usize = item.header.labels.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-        size_of::<Item>() + item.bytes.len() + labels + 64
+        size_of::<Item>() + item.bytes.len() + item.texts.size() + 64
     }
 
     fn index<'a>(&self, item: &'a Item) -> Option<&'a str> {
-        let place = self.0.index?;
-        item.header.fields.get(place).map(String::as_str)
+        self.0.index.map(|place| item.field(place))
     }
 }
 

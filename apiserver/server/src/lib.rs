@@ -46,6 +46,7 @@ pub mod serving;
 pub mod special;
 pub mod standard;
 pub mod streaming;
+mod texts;
 pub mod trust;
 pub mod webhook;
 mod write;

@@ -1,6 +1,8 @@
 //! Encoding a value as Go's encoder writes its type: members in Go's order, empty optional ones left out, structs that
 //! Go always writes put in. Takes values that code has changed in any order.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -8,11 +10,23 @@ use super::decode::{absent, is_empty, zero};
 use crate::schema::{Element, Shape, Type, TypeRef};
 use crate::text::{write_json, write_string};
 
-/// The bytes of an object, without a final newline.
+/// A buffer that grew beyond this is not kept for the next object.
+const KEPT: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The bytes of an object, without a final newline, and no more memory than they need: they may be kept for long.
 pub fn encode(value: &Value, ty: &TypeRef) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
-    encode_into(&mut out, value, ty);
-    Bytes::from(out)
+    let mut buffer = BUFFER.take();
+    encode_into(&mut buffer, value, ty);
+    let bytes = Bytes::copy_from_slice(&buffer);
+    if buffer.capacity() <= KEPT {
+        buffer.clear();
+        BUFFER.set(buffer);
+    }
+    bytes
 }
 
 /// Appends the bytes of an object.
