@@ -81,6 +81,15 @@ pub fn decode_body(
     Ok(value)
 }
 
+/// The same for a protobuf body, which has no members that could be unknown.
+pub fn decode_protobuf(body: &[u8], kind: &GroupVersionKind, ty: &TypeRef) -> Result<Value, Status> {
+    let (body_version, body_kind) = protobuf::kind(body)?;
+    check_kind(&body_version, &body_kind, kind)?;
+    let mut value = protobuf::decode(body, ty, Limits::default().max_bytes)?;
+    set_kind(&mut value, kind);
+    Ok(value)
+}
+
 /// Whether a body is of the kind that is wanted, or says nothing of it.
 fn check_kind(body_version: &str, body_kind: &str, kind: &GroupVersionKind) -> Result<(), Status> {
     let version = kind.api_version();

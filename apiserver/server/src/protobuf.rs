@@ -22,15 +22,33 @@ fn type_of(api_version: &str, kind: &str) -> Option<TypeRef> {
     })
 }
 
+fn bad_body(error: impl std::fmt::Display) -> Status {
+    Status::bad_request(error.to_string())
+}
+
+/// The apiVersion and the kind that a body says it has.
+pub fn kind(body: &[u8]) -> Result<(String, String), Status> {
+    let envelope = codec::open(body).map_err(bad_body)?;
+    Ok((envelope.api_version, envelope.kind))
+}
+
+/// A body of a known type.
+pub fn decode(body: &[u8], ty: &TypeRef, limit: usize) -> Result<Value, Status> {
+    codec::decode(body, ty, limit).map_err(bad_body)
+}
+
 /// A body as JSON.
 pub fn to_json(body: &[u8], limit: usize) -> Result<Bytes, Status> {
-    let failed = |error: &dyn std::fmt::Display| Status::bad_request(error.to_string());
-    let envelope = codec::open(body).map_err(|error| failed(&error))?;
-    let ty = type_of(&envelope.api_version, &envelope.kind).ok_or_else(|| {
-        failed(&format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))
-    })?;
-    let value = codec::decode(body, &ty, limit).map_err(|error| failed(&error))?;
+    let (api_version, kind) = kind(body)?;
+    let ty = type_of(&api_version, &kind)
+        .ok_or_else(|| bad_body(format_args!("no kind {kind:?} is registered for version {api_version:?}")))?;
+    let value = decode(body, &ty, limit)?;
     Ok(serde_json::to_vec(&value).expect("a JSON tree serializes").into())
+}
+
+/// A whole object of a built-in type, from its tree.
+pub fn object(value: &Value, ty: &TypeRef) -> Bytes {
+    codec::encode(value, ty)
 }
 
 /// An object's protobuf from its JSON; `None` for a kind that has none.

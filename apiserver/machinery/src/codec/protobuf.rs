@@ -3,6 +3,8 @@
 //!
 //! Messages are written from their end to their beginning, so that every length is known when it is written.
 
+use std::sync::{LazyLock, OnceLock};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -12,7 +14,7 @@ use serde_json::{Map, Value};
 use super::json::decode::{absent, keep, zero};
 use super::json::lexer::float_value;
 use super::json::{DecodeError, scalar};
-use crate::schema::{Element, Field, Shape, Type, TypeRef};
+use crate::schema::{Element, Field, Shape, Type, TypeRef, built_in_types};
 
 /// What every protobuf body begins with.
 pub const PREFIX: [u8; 4] = *b"k8s\0";
@@ -169,6 +171,42 @@ impl Back {
     }
 }
 
+/// How the members of a type lie in its message. Worked out once for each built-in type.
+struct Layout {
+    /// Members by descending number, which is how they are written; of types with embedded structs, see `paths`.
+    order: Box<[u16]>,
+    /// One more than the member with this number; 0 for none.
+    by_number: Box<[u16]>,
+    /// For each member the numbers of the embedded structs that hold it, where any does.
+    paths: Option<Box<[Vec<u16>]>>,
+}
+
+static LAYOUTS: LazyLock<Box<[OnceLock<Layout>]>> =
+    LazyLock::new(|| (0..built_in_types()).map(|_| OnceLock::new()).collect());
+
+impl Layout {
+    fn of(ty: Type<'_>) -> Layout {
+        let numbers: Vec<u16> = ty.fields().map(Field::number).collect();
+        let mut order: Vec<u16> = (0..ty.len() as u16).filter(|index| numbers[usize::from(*index)] != 0).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(numbers[usize::from(*index)]));
+        let mut by_number = vec![0; numbers.iter().max().map_or(0, |most| usize::from(*most) + 1)];
+        for index in &order {
+            by_number[usize::from(numbers[usize::from(*index)])] = index + 1;
+        }
+        let paths: Box<[Vec<u16>]> = ty.fields().map(embedding).collect();
+        let embeds = paths.iter().any(|path| !path.is_empty());
+        Layout { order: order.into(), by_number: by_number.into(), paths: embeds.then_some(paths) }
+    }
+
+    /// Calls `f` with the layout of `ty`.
+    fn with<T>(ty: Type<'_>, f: impl FnOnce(&Layout) -> T) -> T {
+        match ty.built_in() {
+            Some(index) => f(LAYOUTS[index].get_or_init(|| Layout::of(ty))),
+            None => f(&Layout::of(ty)),
+        }
+    }
+}
+
 /// The numbers of the embedded structs that hold a member, TypeMeta (which has none) aside.
 fn embedding(field: Field<'_>) -> Vec<u16> {
     if !field.is_embedded() {
@@ -186,28 +224,29 @@ fn message(out: &mut Back, value: &Value, ty: Type<'_>) {
             slots[index] = Some(value).filter(|value| !value.is_null());
         }
     }
-    let fields: Vec<(usize, Vec<u16>)> = (0..ty.len()).map(|index| (index, embedding(ty.at(index)))).collect();
-    level(out, &slots, ty, &fields, 0);
+    Layout::with(ty, |layout| match &layout.paths {
+        None => layout.order.iter().map(|index| usize::from(*index)).for_each(|at| member(out, slots[at], ty.at(at))),
+        Some(paths) => level(out, &slots, ty, paths, &(0..ty.len()).collect::<Vec<_>>(), 0),
+    });
 }
 
-/// Writes the members of one embedding level, by descending number.
-fn level(out: &mut Back, slots: &[Option<&Value>], ty: Type<'_>, fields: &[(usize, Vec<u16>)], depth: usize) {
-    let number = |(index, path): &(usize, Vec<u16>)| path.get(depth).copied().unwrap_or_else(|| ty.at(*index).number());
-    let mut order: Vec<&(usize, Vec<u16>)> = fields.iter().filter(|field| number(field) != 0).collect();
-    order.sort_by_key(|field| std::cmp::Reverse(number(field)));
+/// Writes those of the `members` that have a number at one embedding level, by descending number.
+fn level(out: &mut Back, slots: &[Option<&Value>], ty: Type<'_>, paths: &[Vec<u16>], members: &[usize], depth: usize) {
+    let number = |index: usize| paths[index].get(depth).copied().unwrap_or_else(|| ty.at(index).number());
+    let mut order: Vec<usize> = members.iter().copied().filter(|index| number(*index) != 0).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(number(*index)));
     let mut at = 0;
     while at < order.len() {
-        let (index, path) = order[at];
-        if path.len() <= depth {
-            member(out, slots[*index], ty.at(*index));
+        let index = order[at];
+        if paths[index].len() <= depth {
+            member(out, slots[index], ty.at(index));
             at += 1;
             continue;
         }
-        let number = number(order[at]);
-        let count = order[at..].iter().take_while(|(_, path)| path.get(depth) == Some(&number)).count();
-        let group: Vec<(usize, Vec<u16>)> = order[at..at + count].iter().map(|field| (*field).clone()).collect();
+        let number = number(index);
+        let count = order[at..].iter().take_while(|index| paths[**index].get(depth) == Some(&number)).count();
         let end = out.len();
-        level(out, slots, ty, &group, depth + 1);
+        level(out, slots, ty, paths, &order[at..at + count], depth + 1);
         out.close(number, end);
         at += count;
     }
@@ -222,6 +261,7 @@ fn member(out: &mut Back, value: Option<&Value>, field: Field<'_>) {
             Shape::List(_) | Shape::Map(_) | Shape::Bytes => {}
             // Present but empty, as all structs that are no pointers.
             Shape::Time | Shape::MicroTime | Shape::RawExtension | Shape::Json => out.bytes(number, b""),
+            Shape::Struct(_) => one(out, number, &Value::Null, element),
             shape => one(out, number, &zero(shape), element),
         },
     }
@@ -407,8 +447,10 @@ fn read_message(bytes: &[u8], ty: Type<'_>, depth: usize) -> Decoded<Value> {
     let depth = depth.checked_sub(1).ok_or_else(|| bad("exceeded max depth"))?;
     let mut slots: Vec<Option<Value>> = Vec::with_capacity(ty.len());
     slots.resize_with(ty.len(), || None);
-    let paths: Vec<Vec<u16>> = ty.fields().map(embedding).collect();
-    fill(bytes, ty, &paths, &[], &mut slots, depth)?;
+    Layout::with(ty, |layout| match &layout.paths {
+        None => read_members(bytes, ty, layout, &mut slots, depth),
+        Some(paths) => fill(bytes, ty, paths, &[], &mut slots, depth),
+    })?;
     let mut map = Map::new();
     for (slot, field) in slots.into_iter().zip(ty.fields()) {
         let value = match slot {
@@ -420,6 +462,18 @@ fn read_message(bytes: &[u8], ty: Type<'_>, depth: usize) -> Decoded<Value> {
         }
     }
     Ok(Value::Object(map))
+}
+
+/// Reads the members of a type without embedded structs into their slots.
+fn read_members(bytes: &[u8], ty: Type<'_>, layout: &Layout, slots: &mut [Option<Value>], depth: usize) -> Decoded<()> {
+    let mut reader = Reader { bytes };
+    while let Some((number, wire)) = reader.tag()? {
+        match layout.by_number.get(usize::from(number)).copied().unwrap_or(0).checked_sub(1).map(usize::from) {
+            Some(index) => read_into(&mut reader, wire, ty.at(index).element(), &mut slots[index], depth)?,
+            None => reader.skip(wire)?,
+        }
+    }
+    Ok(())
 }
 
 /// Reads the members of one embedding level into their slots.

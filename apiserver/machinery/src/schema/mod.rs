@@ -13,6 +13,11 @@ mod builder;
 pub mod structural;
 pub use builder::{ElementSpec, FieldSpec, SchemaBuilder, TypeSpec};
 
+/// How many types Kubernetes brings along.
+pub(crate) fn built_in_types() -> usize {
+    KUBERNETES.types.len()
+}
+
 /// A set of types; clones share it.
 #[derive(Clone)]
 pub struct Schema(Handle);
@@ -149,6 +154,11 @@ impl<'a> Type<'a> {
     pub fn bare_name(self) -> &'a str {
         let name = self.go_name();
         name.rsplit_once('.').map_or(name, |(_, bare)| bare)
+    }
+
+    /// Its place among the built-in types; `None` for a type of a custom resource.
+    pub(crate) fn built_in(self) -> Option<usize> {
+        std::ptr::eq(self.table, &KUBERNETES).then_some(self.index as usize)
     }
 
     pub fn len(self) -> usize {

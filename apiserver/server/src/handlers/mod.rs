@@ -14,8 +14,9 @@ use serde_json::Value;
 use skeg_catalog::spec::{Backing, Subresource, SubresourceSpec, Verb, VersionSpec};
 use skeg_machinery::status::{Status, StatusDetails};
 
-use crate::negotiate::{self, Output, Transform};
+use crate::negotiate::{self, Media, Output, Transform};
 use crate::object::{self, Stored};
+use crate::protobuf;
 use crate::query::{Query, WriteParameters};
 use crate::registry::{Group, Resource, Snapshot};
 use crate::request::{RequestInfo, UserInfo};
@@ -382,19 +383,32 @@ impl Target {
 
     /// Decodes a body as the resource's own kind, defaulted.
     pub fn decode(&self, body: Bytes, parameters: &WriteParameters) -> Result<Value, Status> {
-        let json = object::body_json(body, negotiate::input(self.headers())?, &self.resource.spec.kind)?;
-        let mut warnings = Vec::new();
         let version = self.version();
         let kind = self.resource.kind(&version.version);
-        let mut value = object::decode_body(&json, &kind, &version.schema, parameters.field_validation, &mut warnings)?;
-        self.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
+        let media = negotiate::input(self.headers())?;
+        let mut value = if media == Media::Protobuf && !self.resource.custom {
+            object::decode_protobuf(&body, &kind, &version.schema)?
+        } else {
+            let json = object::body_json(body, media, &self.resource.spec.kind)?;
+            let mut warnings = Vec::new();
+            let validation = parameters.field_validation;
+            let value = object::decode_body(&json, &kind, &version.schema, validation, &mut warnings)?;
+            self.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
+            value
+        };
         self.resource.default(version, &mut value);
         Ok(value)
     }
 
     /// The answer that holds a stored object.
     pub fn answer(&self, code: StatusCode, output: &Output, stored: &Stored) -> Result<Response, Status> {
-        let json = object::render_stored(&self.resource, self.version(), stored)?;
+        let version = self.version();
+        let whole = output.media == Media::Protobuf && output.transform == Transform::None;
+        if whole && !self.resource.custom && self.resource.is_stored(version) {
+            let body = protobuf::object(&stored.value, &version.schema);
+            return Ok(respond::body_in(code, Media::Protobuf, body, negotiate::accepts_gzip(self.headers())));
+        }
+        let json = object::render_stored(&self.resource, version, stored)?;
         self.answer_json(code, output, json)
     }
 
