@@ -14,6 +14,8 @@ pub const SKEG: &str = "skeg";
 pub const UPSTREAM: &str = "upstream";
 const SKEG_PORT: u16 = 26443;
 const UPSTREAM_PORT: u16 = 26444;
+const SKEG_ETCD: &str = "http://127.0.0.1:26480";
+const SKEG_ETCD_PEER: &str = "http://127.0.0.1:26481";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
@@ -33,7 +35,7 @@ pub struct Server<'a> {
 }
 
 enum Hold<'a> {
-    Child { child: Child, node: bool },
+    Child { child: Child, etcd: Option<Child>, node: bool },
     Script(&'a Path),
 }
 
@@ -58,6 +60,7 @@ impl<'a> Side<'a> {
         match self {
             Self::Skeg(args) => {
                 remove(&args.work.join("skeg"))?;
+                remove(&args.work.join("etcd"))?;
                 skeg(args, false)
             }
             Self::Upstream(args, script) => {
@@ -71,6 +74,7 @@ impl<'a> Side<'a> {
 /// `skeg server` with its node, in the folder that hack/bench cleans with `skeg reset`.
 pub fn whole_node(args: &Args) -> anyhow::Result<Server<'_>> {
     reset(args)?;
+    remove(&args.work.join("etcd"))?;
     let mut server = skeg(args, true)?;
     let begun = Instant::now();
     let status = || {
@@ -94,13 +98,33 @@ fn skeg(args: &Args, node: bool) -> anyhow::Result<Server<'_>> {
     command.arg("server").arg("--data-dir").arg(&dir).arg("--write-kubeconfig").arg(&kubeconfig);
     command.args(["--https-listen-port", &SKEG_PORT.to_string()]);
     command.args(if node { ["--cgroup-root", "/skeg-bench"].as_slice() } else { &["--disable-agent"] });
-    let log = log(&args.work.join("skeg.log"))?;
     let begun = Instant::now();
+    let etcd = args.etcd.as_deref().map(|program| etcd(args, program)).transpose()?;
+    if etcd.is_some() {
+        command.args(["--etcd-servers", SKEG_ETCD]);
+    }
+    let log = log(&args.work.join("skeg.log"))?;
     let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-    let mut server = Server { args, ready: Duration::ZERO, kubeconfig, hold: Hold::Child { child, node } };
+    let mut server = Server { args, ready: Duration::ZERO, kubeconfig, hold: Hold::Child { child, etcd, node } };
     await_ready(SKEG_PORT, begun, &mut || server.ended())?;
     server.ready = begun.elapsed();
     Ok(server)
+}
+
+/// The etcd that Skeg stores in with `--etcd`; Skeg itself waits for it.
+fn etcd(args: &Args, program: &Path) -> anyhow::Result<Child> {
+    let log = log(&args.work.join("etcd.log"))?;
+    let mut command = Command::new(program);
+    command.args(["--name", "skeg", "--log-level", "warn", "--quota-backend-bytes", "8589934592", "--data-dir"]);
+    command.arg(args.work.join("etcd"));
+    for (listen, advertise, url) in [
+        ("--listen-client-urls", "--advertise-client-urls", SKEG_ETCD),
+        ("--listen-peer-urls", "--initial-advertise-peer-urls", SKEG_ETCD_PEER),
+    ] {
+        command.args([listen, url, advertise, url]);
+    }
+    command.arg("--initial-cluster").arg(format!("skeg={SKEG_ETCD_PEER}"));
+    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
 
 fn upstream<'a>(args: &'a Args, script: &'a Path) -> anyhow::Result<Server<'a>> {
@@ -140,7 +164,10 @@ impl<'a> Server<'a> {
     /// The processes whose CPU and memory count, by name.
     pub fn pids(&self) -> anyhow::Result<Vec<(String, u32)>> {
         match &self.hold {
-            Hold::Child { child, .. } => Ok(vec![(SKEG.to_owned(), child.id())]),
+            Hold::Child { child, etcd, .. } => {
+                let etcd = etcd.iter().map(|etcd| ("etcd".to_owned(), etcd.id()));
+                Ok([(SKEG.to_owned(), child.id())].into_iter().chain(etcd).collect())
+            }
             Hold::Script(script) => {
                 let output = control_plane(self.args, script).arg("pids").output()?;
                 let text = String::from_utf8(output.stdout)?;
@@ -190,10 +217,12 @@ impl<'a> Server<'a> {
 
     fn end(&mut self) -> anyhow::Result<()> {
         match &mut self.hold {
-            Hold::Child { child, node } => {
-                if child.try_wait()?.is_none() {
-                    terminate(child.id());
-                    child.wait()?;
+            Hold::Child { child, etcd, node } => {
+                for child in [child].into_iter().chain(etcd) {
+                    if child.try_wait()?.is_none() {
+                        terminate(child.id());
+                        child.wait()?;
+                    }
                 }
                 if *node { reset(self.args) } else { Ok(()) }
             }

@@ -84,6 +84,9 @@ impl Table {
             },
             args.seconds
         );
+        if args.etcd.is_some() {
+            let _ = writeln!(out, "Skeg stored in etcd, whose processor time and memory count as its own.\n");
+        }
         let _ = writeln!(out, "| what | Skeg | CPU ms | upstream | CPU ms | times better | goal |");
         let _ = writeln!(out, "|---|---|---|---|---|---|---|");
         for line in &self.lines {
