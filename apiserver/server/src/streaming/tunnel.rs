@@ -141,3 +141,86 @@ pub fn refused(code: StatusCode, text: &str) -> Status {
         code => Status::failure(code, "", text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    /// A kubelet, or another server behind this one, that answers the first request with `answer` and keeps the connection. All that
+    /// it hears ends up in the log.
+    fn backend(answer: &'static str) -> (DuplexStream, Arc<Mutex<Vec<u8>>>) {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let log = heard.clone();
+        tokio::spawn(async move {
+            let (mut buffer, mut answered) = ([0; 4096], false);
+            while let Ok(n @ 1..) = theirs.read(&mut buffer).await {
+                log.lock().unwrap().extend_from_slice(&buffer[..n]);
+                if !answered && log.lock().unwrap().windows(4).any(|end| end == b"\r\n\r\n") {
+                    answered = true;
+                    theirs.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        (ours, heard)
+    }
+
+    /// What a client reads that asks for an upgrade through us and sends `then` on the same connection, whatever it is told; and
+    /// what the backend heard. A request for /other is answered by us.
+    async fn upgrade(answer: &'static str, then: &str) -> (String, String) {
+        let (io, heard) = backend(answer);
+        let io = Mutex::new(Some(io));
+        let (mut client, front) = tokio::io::duplex(1 << 16);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let io = io.lock().unwrap().take();
+            async move {
+                let Some(io) = io else { return Ok::<_, Infallible>(Response::new(Body::from("ours"))) };
+                let upgraded = wants_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
+                let forward = forwarded(request.method(), "/exec", "kubelet", request.headers()).unwrap();
+                Ok(pass(io, forward.body(Body::empty()).unwrap(), upgraded).await.unwrap())
+            }
+        });
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(front), service);
+        let serving = tokio::spawn(connection.with_upgrades());
+        let asked = "GET /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let mut read = [0; 4096];
+        let n = client.read(&mut read).await.unwrap();
+        let mut told = String::from_utf8_lossy(&read[..n]).into_owned();
+        // Where we hung up, there is nobody to tell more.
+        let _ = client.write_all(then.as_bytes()).await;
+        let _ = client.shutdown().await;
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest).await;
+        told.push_str(&String::from_utf8_lossy(&rest));
+        let _ = serving.await.unwrap();
+        let heard = String::from_utf8_lossy(&heard.lock().unwrap()).into_owned();
+        (told, heard)
+    }
+
+    /// CVE-2018-1002105: a client whose upgrade was refused must not go on talking to the backend over a connection that was
+    /// opened with the API server's own certificate.
+    #[tokio::test]
+    async fn a_failed_upgrade_leaves_no_tunnel() {
+        let smuggled = "GET /other HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        for code in ["200 OK", "400 Bad Request", "403 Forbidden", "404 Not Found", "500 Internal Server Error"] {
+            let answer: &'static str = format!("HTTP/1.1 {code}\r\nContent-Length: 2\r\n\r\nno").leak();
+            let (told, heard) = upgrade(answer, smuggled).await;
+            assert!(told.starts_with(&format!("HTTP/1.1 {code}")), "{told}");
+            assert!(!heard.contains("/other") && heard.matches("HTTP/1.1").count() == 1, "{code}: {heard}");
+            // We hang up, or take what came after for a request to us, to be authenticated and authorized as any.
+            assert!(told.ends_with("no") || told.ends_with("ours"), "{told}");
+        }
+        // An agreed upgrade is a tunnel.
+        let agreed = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+        let (told, heard) = upgrade(agreed, smuggled).await;
+        assert!(told.starts_with("HTTP/1.1 101"), "{told}");
+        assert!(heard.ends_with(smuggled), "{heard}");
+    }
+}
