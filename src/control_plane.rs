@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde_json::json;
 use skeg_server::bootstrap::EdgeOptions;
 use skeg_server::pki::join::{BootstrapToken, JoinToken};
-use skeg_server::pki::{Pki, PkiOptions, files, kubeconfig};
+use skeg_server::pki::{Pki, PkiOptions, files};
 use skeg_server::request::UserInfo;
 use skeg_server::resources::{GroupResource, WriteOptions};
 use skeg_server::server::{Build, Server};
@@ -18,10 +18,12 @@ use skeg_server::trust::Trust;
 use skeg_server::{serving, standard};
 use skeg_storage::Store;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::node::Settings;
+use crate::renewal::Renewal;
 use crate::server::Args;
 
 /// The checkout that this was built from.
@@ -64,6 +66,7 @@ pub async fn start(
         cluster_domain: settings.args.cluster_domain.clone(),
     };
     let open = crate::datastore::open(&args.datastore, data_dir.join("store"));
+    let renewed = pki.clone();
     let pki = tokio::task::spawn_blocking(move || Pki::load_or_create(&pki));
     let (pki, opened) = tokio::join!(pki, open);
     let (pki, opened) = (pki?.context("cannot make the cluster's certificates")?, opened?);
@@ -83,21 +86,18 @@ pub async fn start(
         check_types: !args.disable_controllers,
         ..EdgeOptions::default()
     };
-    let server = standard::start(store.clone(), &Trust::of(&pki), options, &tasks, &shutdown).await;
+    let (trust, trusted) = watch::channel(Trust::of(&pki));
+    let server = standard::start(store.clone(), trusted, options, &tasks, &shutdown).await;
     let server = server.context("cannot start the API server")?;
-    let certificate = serving::tls::ServingCertificate::new(&pki.serving)?;
-    let tls = Arc::new(serving::tls::server_config(&certificate, &[pki.ca.certificate_der()])?);
-    tasks.spawn(serving::serve(listener, tls, server.service(), serving::Limits::default(), shutdown.clone()));
+    let tls = serving::tls::live_config(&pki.serving, &[pki.ca.certificate_der()])?;
+    tasks.spawn(serving::serve(listener, tls.clone(), server.service(), serving::Limits::default(), shutdown.clone()));
     let joins = JoinToken { ca_hash: Some(pki.ca_hash()), token }.to_string();
     files::write(&data_dir.join("agent-token"), &joins, 0o600, false).context("cannot write the join token")?;
-    let written = kubeconfig::kubeconfig(
-        "skeg",
-        &format!("https://{}:{port}", host(reached)),
-        &pki.ca.certificate_pem,
-        &pki.admin,
-    );
     let target = args.write_kubeconfig.clone().unwrap_or_else(|| data_dir.join("kubeconfig"));
-    kubeconfig::write(&target, &written).context("cannot write the kubeconfig")?;
+    let kubeconfig = (target.clone(), format!("https://{}:{port}", host(reached)));
+    let renewal = Renewal { pki: renewed, listener: tls, trust, kubeconfig };
+    renewal.write_kubeconfig(&pki)?;
+    tasks.spawn(renewal.run(shutdown.clone()));
     if !args.disable_controllers {
         cluster_dns(&server, settings.dns).await?;
         local_path_class(&server).await?;

@@ -13,6 +13,7 @@ mod kube_apiserver;
 mod kube_controller_manager;
 mod kube_scheduler;
 mod node;
+mod renewal;
 mod reset;
 mod server;
 mod snapshot;

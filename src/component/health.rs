@@ -1,7 +1,6 @@
 //! The port of a component that serves nothing else: whether it lives. Metrics are not served.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use anyhow::Context;
 use http::StatusCode;
@@ -39,14 +38,14 @@ pub async fn serve_health(
     let listener = serving::listen(address).await;
     let listener =
         listener.with_context(|| format!("failed to listen on {address}: --secure-port chooses another port"))?;
-    let tls = serving::tls::server_config(&serving::tls::ServingCertificate::new(&issued)?, &[])?;
+    let tls = serving::tls::live_config(&issued, &[])?;
     let service = service_fn(|request: http::Request<axum_core::body::Body>| async move {
         let (code, text) = answer(request.uri().path());
         let mut response = http::Response::new(axum_core::body::Body::from(text));
         *response.status_mut() = code;
         Ok::<_, std::convert::Infallible>(response)
     });
-    tasks.spawn(serving::serve(listener, Arc::new(tls), service, serving::Limits::default(), stop.clone()));
+    tasks.spawn(serving::serve(listener, tls, service, serving::Limits::default(), stop.clone()));
     Ok(())
 }
 

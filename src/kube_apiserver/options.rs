@@ -302,7 +302,8 @@ impl Kubeconfig {
     }
 }
 
-fn trust(given: &Given, data_dir: &Path) -> anyhow::Result<Trust> {
+/// The certificates, authorities and keys that flags name, as their files are now.
+pub fn trust(given: &Given, data_dir: &Path) -> anyhow::Result<Trust> {
     let client_ca = bundle(given, "client-ca-file")?;
     let headers = |name: &str| given.list(name).iter().map(|header| header.to_ascii_lowercase()).collect::<Vec<_>>();
     let front_proxy = bundle(given, "requestheader-client-ca-file")?.map(|ca| FrontProxy {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
@@ -13,6 +14,7 @@ use rustls::ClientConfig;
 use skeg_catalog::spec::ResourceSpec;
 use skeg_machinery::status::Status;
 use skeg_storage::Store;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,10 +58,10 @@ impl From<EdgeOptions> for Options {
 }
 
 /// Builds the server, makes what every cluster has, and returns when it can serve. What it needs beside requests runs in
-/// `tasks` until `shutdown`.
+/// `tasks` until `shutdown`: among it what follows `trust`, whose certificates and authorities may be replaced at any time.
 pub async fn start(
     store: Arc<dyn Store>,
-    trust: &Trust,
+    mut trust: watch::Receiver<Trust>,
     options: impl Into<Options>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
@@ -71,11 +73,13 @@ pub async fn start(
     config.limits = options.limits;
     config.event_ttl = options.event_ttl;
     let server = Server::new(config);
-    let edge = Edge::new(server.resources(), server.types(), trust, options.edge)?;
-    let (tls, address_types) = (kubelet_tls(&trust.kubelets)?, trust.kubelets.address_types.clone());
-    let kubelets = Arc::new(Kubelets { resources: server.resources(), tls: Arc::new(tls), address_types });
+    let known = trust.borrow_and_update().clone();
+    let edge = Arc::new(Edge::new(server.resources(), server.types(), &known, options.edge)?);
+    let (tls, address_types) = (kubelet_tls(&known.kubelets)?, known.kubelets.address_types.clone());
+    let tls = ArcSwap::from_pointee(tls);
+    let kubelets = Arc::new(Kubelets { resources: server.resources(), tls, address_types });
     let mut chain = edge.chain(specials(&kubelets, &edge));
-    if let Some(ca) = &trust.cluster_ca {
+    if let Some(ca) = &known.cluster_ca {
         chain.paths.insert("/cacerts".to_owned(), Arc::new(Authorities(ca.clone())));
     }
     let definitions = Arc::downgrade(&server);
@@ -84,12 +88,37 @@ pub async fn start(
         Arc::new(move || definitions.upgrade().map_or(Ok(()), |server| server.definitions_served())),
     ));
     server.install(chain);
-    edge.start(trust, tasks, shutdown).await?;
+    edge.start(&known, tasks, shutdown).await?;
     tasks.spawn(server.clone().follow_priorities());
     tasks.spawn(server.clone().follow_definitions());
     let own = server.clone();
     tasks.spawn(edge.aggregation.clone().run(Arc::new(move || own.served()), shutdown.clone()));
+    tasks.spawn(follow(trust, edge, kubelets, shutdown.clone()));
     Ok(server)
+}
+
+/// Takes up every change of `trust` until the shutdown.
+async fn follow(
+    mut trust: watch::Receiver<Trust>,
+    edge: Arc<Edge>,
+    kubelets: Arc<Kubelets>,
+    shutdown: CancellationToken,
+) {
+    let take = async |new: Trust| -> Result<(), StartError> {
+        kubelets.tls.store(Arc::new(kubelet_tls(&new.kubelets)?));
+        Ok(edge.follow(&new).await?)
+    };
+    loop {
+        tokio::select! {
+            changed = trust.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        let new = trust.borrow_and_update().clone();
+        match take(new).await {
+            Ok(()) => tracing::info!("certificates were replaced"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "new certificates cannot be used"),
+        }
+    }
 }
 
 fn kubelet_tls(trust: &KubeletTrust) -> Result<ClientConfig, serving::ServeError> {

@@ -5,7 +5,7 @@ use crate::authn::request_header::RemoteHeaders;
 use crate::pki::{Issued, Pki};
 
 /// Everything that tells the server who is who.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trust {
     /// Authorities of client certificates; `None`: nobody is known by a certificate.
     pub client_ca: Option<String>,
@@ -23,7 +23,7 @@ pub struct Trust {
 }
 
 /// A front proxy's authority, its names, and the headers in which it names users.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FrontProxy {
     pub ca: String,
     /// Common names; empty allows all of the authority.
@@ -32,7 +32,7 @@ pub struct FrontProxy {
 }
 
 /// How kubelets are reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct KubeletTrust {
     /// Authorities of their serving certificates; `None`: any certificate is taken.
     pub ca: Option<String>,

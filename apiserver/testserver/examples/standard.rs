@@ -39,14 +39,13 @@ async fn main() {
         port: address.port(),
         ..EdgeOptions::default()
     };
+    let (_, trust) = tokio::sync::watch::channel(Trust::of(&pki));
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let server = standard::start(store, &Trust::of(&pki), options, &tasks, &shutdown).await.expect("the server starts");
+    let server = standard::start(store, trust, options, &tasks, &shutdown).await.expect("the server starts");
     let url = format!("https://{address}");
     let text = kubeconfig::kubeconfig("skeg", &url, &pki.ca.certificate_pem, &pki.admin);
     kubeconfig::write(&directory.join("admin.kubeconfig"), &text).expect("the kubeconfig can be written");
     println!("{url} ready to serve after {:?}", started.elapsed());
-    let certificate = tls::ServingCertificate::new(&pki.serving).expect("a certificate");
-    let config = tls::server_config(&certificate, &[pki.ca.certificate_der()]).expect("a TLS configuration");
-    let config = Arc::new(config);
+    let config = tls::live_config(&pki.serving, &[pki.ca.certificate_der()]).expect("a TLS configuration");
     serving::serve(listener, config, server.service(), serving::Limits::default(), shutdown).await;
 }

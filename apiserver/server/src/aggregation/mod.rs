@@ -19,8 +19,8 @@ use skeg_machinery::gvk::GroupResource;
 use skeg_machinery::meta;
 use tokio_util::sync::CancellationToken;
 
-use crate::pki::Issued;
 use crate::resources::Resources;
+use crate::serving::tls::OwnCertificate;
 use crate::webhook::resolve::Resolver;
 
 mod availability;
@@ -51,7 +51,7 @@ pub struct Aggregation {
     resources: Arc<dyn Resources>,
     resolver: Resolver,
     /// What the services know this server by.
-    identity: Option<Issued>,
+    identity: OwnCertificate,
     remotes: ArcSwap<Vec<Arc<Remote>>>,
     /// The APIResourceList of each available group version.
     served: ArcSwap<HashMap<(String, String), Value>>,
@@ -59,7 +59,7 @@ pub struct Aggregation {
 }
 
 impl Aggregation {
-    pub fn new(resources: Arc<dyn Resources>, identity: Option<Issued>) -> Arc<Aggregation> {
+    pub fn new(resources: Arc<dyn Resources>, identity: OwnCertificate) -> Arc<Aggregation> {
         Arc::new(Aggregation {
             resolver: Resolver { resources: resources.clone() },
             resources,
@@ -121,7 +121,7 @@ impl Aggregation {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let insecure = spec["insecureSkipTLSVerify"] == true;
         let bundle = STANDARD.decode(spec["caBundle"].as_str().unwrap_or_default()).unwrap_or_default();
-        let tls = crate::webhook::tls::client(&bundle, insecure, self.identity.as_ref());
+        let tls = crate::webhook::tls::client(&bundle, insecure, &self.identity);
         let conditions = service["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         Some(Remote {
             name: meta::name(service).to_owned(),

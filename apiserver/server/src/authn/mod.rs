@@ -37,10 +37,10 @@ pub const ANONYMOUS: &str = "system:anonymous";
 pub struct Peer {
     /// Leaf first. The handshake proved that the client holds the leaf's key; nobody has verified the chain yet.
     pub certificates: Vec<CertificateDer<'static>>,
-    /// What [`x509`] found, kept for the connection: the user and the second from which the chain is no longer valid.
-    pub(crate) identity: OnceLock<(UserInfo, i64)>,
-    /// Whether [`request_header`] found the chain to be that of a front proxy, and until when.
-    pub(crate) front_proxy: OnceLock<Option<i64>>,
+    /// What [`x509`] found, kept for the connection: the user, and how long the chain is good.
+    pub(crate) identity: OnceLock<(UserInfo, x509::Standing)>,
+    /// That [`request_header`] found the chain to be that of a front proxy, and how long it is good.
+    pub(crate) front_proxy: OnceLock<x509::Standing>,
 }
 
 impl Peer {

@@ -8,8 +8,8 @@ use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use rustls_pki_types::CertificateDer;
 
-use super::x509::{BundleError, ChainVerifier, user_of};
-use super::{Authentication, Authenticator, Credentials};
+use super::x509::{BundleError, ChainVerifier, Standing, user_of};
+use super::{Authentication, Authenticator, Credentials, Peer};
 use crate::request::UserInfo;
 
 pub const USER: &str = "x-remote-user";
@@ -99,10 +99,24 @@ impl RequestHeader {
         Ok(RequestHeader { verifier: ChainVerifier::new(front_proxy_ca)?, allowed_names, headers })
     }
 
-    fn check(&self, chain: &[CertificateDer<'static>]) -> Option<i64> {
-        let until = self.verifier.verify(chain).ok()?;
+    /// From now on only these authorities vouch for front proxies.
+    pub fn replace(&self, front_proxy_ca: &[CertificateDer<'static>]) -> Result<(), BundleError> {
+        self.verifier.replace(front_proxy_ca)
+    }
+
+    fn check(&self, chain: &[CertificateDer<'static>]) -> Option<Standing> {
+        let standing = self.verifier.verify(chain).ok()?;
         let name = user_of(chain.first()?)?.name;
-        (self.allowed_names.is_empty() || self.allowed_names.contains(&name)).then_some(until)
+        (self.allowed_names.is_empty() || self.allowed_names.contains(&name)).then_some(standing)
+    }
+
+    fn is_proxy(&self, peer: &Peer) -> bool {
+        let known = peer.front_proxy.get().filter(|standing| self.verifier.stands(standing));
+        known.is_some()
+            || self.check(&peer.certificates).is_some_and(|standing| {
+                let _ = peer.front_proxy.set(standing);
+                true
+            })
     }
 }
 
@@ -115,9 +129,8 @@ impl Authenticator for RequestHeader {
         if peer.certificates.is_empty() {
             return Authentication::Unknown;
         }
-        match peer.front_proxy.get_or_init(|| self.check(&peer.certificates)) {
-            Some(until) if chrono::Utc::now().timestamp() <= *until => {}
-            _ => return Authentication::Unknown,
+        if !self.is_proxy(peer) {
+            return Authentication::Unknown;
         }
         match self.headers.user(&credentials.remote) {
             Some(user) => Authentication::User { user, audiences: Vec::new() },

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -19,28 +20,57 @@ use crate::request::UserInfo;
 #[error("client CA bundle: {0}")]
 pub struct BundleError(String);
 
-/// Verifies chains against a CA bundle: signature, validity and the client-auth usage.
-pub struct ChainVerifier(Arc<dyn ClientCertVerifier>);
+/// Verifies chains against a CA bundle, which can be replaced: signature, validity and the client-auth usage.
+pub struct ChainVerifier(ArcSwap<Roots>);
+
+struct Roots {
+    verifier: Arc<dyn ClientCertVerifier>,
+    generation: u64,
+}
+
+/// How long a verdict on a chain holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The leaf's end of validity in Unix seconds.
+    until: i64,
+    /// The bundle's, which it was verified against.
+    generation: u64,
+}
+
+fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, BundleError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(|e| BundleError(e.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let built = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build();
+    built.map_err(|e| BundleError(e.to_string()))
+}
 
 impl ChainVerifier {
     pub fn new(roots: &[CertificateDer<'static>]) -> Result<Self, BundleError> {
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone()).map_err(|e| BundleError(e.to_string()))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
-            .build()
-            .map(ChainVerifier)
-            .map_err(|e| BundleError(e.to_string()))
+        Ok(ChainVerifier(ArcSwap::from_pointee(Roots { verifier: verifier(roots)?, generation: 0 })))
     }
 
-    /// The leaf's end of validity in Unix seconds, or why the chain is not good.
-    pub fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<i64, String> {
+    /// From now on chains must end at one of these, those of open connections too.
+    pub fn replace(&self, roots: &[CertificateDer<'static>]) -> Result<(), BundleError> {
+        let verifier = verifier(roots)?;
+        self.0.rcu(|old| Roots { verifier: verifier.clone(), generation: old.generation + 1 });
+        Ok(())
+    }
+
+    /// Until when the chain is good, or why it is not.
+    pub fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<Standing, String> {
         let (leaf, intermediates) = chain.split_first().ok_or("no certificate")?;
-        self.0.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(|e| e.to_string())?;
+        let roots = self.0.load();
+        roots.verifier.verify_client_cert(leaf, intermediates, UnixTime::now()).map_err(|e| e.to_string())?;
         let (_, parsed) = x509_parser::parse_x509_certificate(leaf).map_err(|e| e.to_string())?;
-        Ok(parsed.validity().not_after.timestamp())
+        Ok(Standing { until: parsed.validity().not_after.timestamp(), generation: roots.generation })
+    }
+
+    /// Whether a verdict still holds.
+    pub fn stands(&self, standing: &Standing) -> bool {
+        standing.generation == self.0.load().generation && chrono::Utc::now().timestamp() <= standing.until
     }
 }
 
@@ -52,6 +82,11 @@ impl X509 {
     pub fn new(client_ca: &[CertificateDer<'static>]) -> Result<Self, BundleError> {
         Ok(X509 { verifier: ChainVerifier::new(client_ca)? })
     }
+
+    /// From now on only certificates of these authorities name users.
+    pub fn replace(&self, client_ca: &[CertificateDer<'static>]) -> Result<(), BundleError> {
+        self.verifier.replace(client_ca)
+    }
 }
 
 #[async_trait]
@@ -60,18 +95,18 @@ impl Authenticator for X509 {
         let Some(peer) = credentials.peer.as_ref().filter(|peer| !peer.certificates.is_empty()) else {
             return Authentication::Unknown;
         };
-        if let Some((user, until)) = peer.identity.get()
-            && chrono::Utc::now().timestamp() <= *until
+        if let Some((user, standing)) = peer.identity.get()
+            && self.verifier.stands(standing)
         {
             return Authentication::User { user: user.clone(), audiences: Vec::new() };
         }
-        let until = match self.verifier.verify(&peer.certificates) {
-            Ok(until) => until,
+        let standing = match self.verifier.verify(&peer.certificates) {
+            Ok(standing) => standing,
             Err(why) => return Authentication::Rejected(format!("verifying certificate: {why}")),
         };
         match user_of(&peer.certificates[0]) {
             Some(user) => {
-                let _ = peer.identity.set((user.clone(), until));
+                let _ = peer.identity.set((user.clone(), standing));
                 Authentication::User { user, audiences: Vec::new() }
             }
             None => Authentication::Unknown,
@@ -133,5 +168,20 @@ mod tests {
         let expired = Profile { lifetime: time::Duration::seconds(-60), ..Profile::client("eve", &[]) };
         assert!(refused(peer(&ca, expired)).await);
         assert_eq!(x509.authenticate(&Credentials::default()).await, Authentication::Unknown);
+    }
+
+    #[tokio::test]
+    async fn another_bundle_holds_for_open_connections_too() {
+        let (old, new) = (Authority::create("ca").unwrap(), Authority::create("ca").unwrap());
+        let x509 = X509::new(&[old.certificate_der()]).unwrap();
+        let (alice, bob) = (peer(&old, Profile::client("alice", &[])), peer(&new, Profile::client("bob", &[])));
+        let known = async |who: &Credentials| matches!(x509.authenticate(who).await, Authentication::User { .. });
+        assert!(known(&alice).await && !known(&bob).await);
+        x509.replace(&[old.certificate_der(), new.certificate_der()]).unwrap();
+        assert!(known(&alice).await && known(&bob).await);
+        x509.replace(&[new.certificate_der()]).unwrap();
+        assert!(!known(&alice).await && known(&bob).await);
+        assert!(x509.replace(&[CertificateDer::from(vec![1, 2, 3])]).is_err());
+        assert!(known(&bob).await, "a bundle that cannot be read changes nothing");
     }
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use super::{Authorizer, Decision, Rule};
 use crate::pki::Issued;
 use crate::request::{RequestInfo, UserInfo};
+use crate::serving::tls::OwnCertificate;
 use crate::webhook::{dial, tls};
 
 /// Upstream's timeout of one question.
@@ -59,8 +60,9 @@ pub struct Webhook {
 
 impl Webhook {
     pub fn new(options: WebhookOptions) -> Result<Webhook, WebhookError> {
-        let config = tls::client(&options.ca_bundle, options.insecure, options.client.as_ref());
-        let config = config.map_err(|source| WebhookError { url: options.url.clone(), source })?;
+        let failed = |source| WebhookError { url: options.url.clone(), source };
+        let own = OwnCertificate::new(options.client.as_ref()).map_err(failed)?;
+        let config = tls::client(&options.ca_bundle, options.insecure, &own).map_err(failed)?;
         let connector =
             hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);

@@ -51,6 +51,7 @@ use crate::pki::join::BootstrapToken;
 use crate::resources::Resources;
 use crate::served::Types;
 use crate::server::{Build, Chain, Check, PathHandler};
+use crate::serving::tls::OwnCertificate;
 use crate::special::SpecialHandler;
 use crate::trust::Trust;
 use crate::webhook::Webhooks;
@@ -61,6 +62,8 @@ pub enum EdgeError {
     Issuer(#[from] IssuerError),
     #[error("client certificates")]
     Bundle(#[from] BundleError),
+    #[error("the certificate shown to aggregated APIs")]
+    ProxyClient(#[source] rustls::Error),
     #[error("static tokens")]
     Tokens(#[from] TokenFileError),
     #[error("initial objects")]
@@ -190,6 +193,8 @@ pub struct Edge {
     resources: Arc<dyn Resources>,
     pub issuer: Arc<TokenIssuer>,
     pub authenticator: Arc<dyn Authenticator>,
+    authorities: Authorities,
+    proxy_client: OwnCertificate,
     pub authorizer: Arc<dyn Authorizer>,
     rbac: Arc<Rbac>,
     node: Arc<NodeAuthorizer>,
@@ -213,7 +218,9 @@ impl Edge {
         let issuer = TokenIssuer::new(&options.issuer, options.audiences.clone(), &trust.signing_key)?;
         let issuer = issuer.also_verifying(&trust.verifying_keys)?.also_issued_by(options.former_issuers.clone());
         let issuer = Arc::new(issuer);
-        let authenticator = authenticator(&resources, trust, &issuer, &options)?;
+        let authorities = Authorities::of(trust)?;
+        let authenticator = authenticator(&resources, &authorities, &issuer, &options)?;
+        let proxy_client = OwnCertificate::new(trust.proxy_client.as_ref()).map_err(EdgeError::ProxyClient)?;
         let (rbac, node) = (Rbac::new(), NodeAuthorizer::new());
         let mut authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
         authorizers.extend(options.authorization.iter().map(|mode| -> Arc<dyn Authorizer> {
@@ -228,7 +235,7 @@ impl Edge {
         let authorizer: Arc<dyn Authorizer> = Arc::new(authz::Union(authorizers));
         let addresses =
             ServiceAddresses::new(options.service_networks.clone(), options.node_ports.clone(), resources.clone());
-        let aggregation = Aggregation::new(resources.clone(), trust.proxy_client.clone());
+        let aggregation = Aggregation::new(resources.clone(), proxy_client.clone());
         let webhooks = Arc::new(Webhooks::new(resources.clone()));
         let engine = Engine { resources: resources.clone(), types: types.clone(), authorizer: authorizer.clone() };
         let engine = Arc::new(engine);
@@ -240,6 +247,8 @@ impl Edge {
             resources,
             issuer,
             authenticator,
+            authorities,
+            proxy_client,
             authorizer,
             rbac,
             node,
@@ -350,6 +359,14 @@ impl Edge {
         Ok(())
     }
 
+    /// Takes up certificates and authorities that were replaced, and tells extension API servers of them. What cannot be used
+    /// is an error, and stays as it was.
+    pub async fn follow(&self, trust: &Trust) -> Result<(), EdgeError> {
+        self.authorities.follow(trust)?;
+        self.proxy_client.replace(trust.proxy_client.as_ref()).map_err(EdgeError::ProxyClient)?;
+        Ok(initial::write(&self.resources, objects::authentication_config(trust)).await?)
+    }
+
     fn address(&self) -> Option<objects::Address> {
         let (advertise, port) = (self.options.advertise, self.options.port);
         let network = self.options.service_networks.first()?;
@@ -374,19 +391,45 @@ impl Edge {
     }
 }
 
+/// Who is known by a certificate.
+struct Authorities {
+    front_proxy: Option<Arc<RequestHeader>>,
+    clients: Option<Arc<X509>>,
+}
+
+impl Authorities {
+    fn of(trust: &Trust) -> Result<Self, BundleError> {
+        let front_proxy = trust.front_proxy.as_ref().map(|proxy| {
+            let (ca, names) = (pki::certificates(&proxy.ca), proxy.allowed_names.clone());
+            RequestHeader::new(&ca, names, proxy.headers.clone()).map(Arc::new)
+        });
+        let clients = trust.client_ca.as_ref().map(|ca| X509::new(&pki::certificates(ca)).map(Arc::new));
+        Ok(Authorities { front_proxy: front_proxy.transpose()?, clients: clients.transpose()? })
+    }
+
+    fn follow(&self, trust: &Trust) -> Result<(), BundleError> {
+        if let (Some(known), Some(proxy)) = (&self.front_proxy, &trust.front_proxy) {
+            known.replace(&pki::certificates(&proxy.ca))?;
+        }
+        match (&self.clients, &trust.client_ca) {
+            (Some(known), Some(ca)) => known.replace(&pki::certificates(ca)),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn authenticator(
     resources: &Arc<dyn Resources>,
-    trust: &Trust,
+    authorities: &Authorities,
     issuer: &Arc<TokenIssuer>,
     options: &EdgeOptions,
 ) -> Result<Arc<dyn Authenticator>, EdgeError> {
     let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
-    if let Some(proxy) = &trust.front_proxy {
-        let (ca, names) = (pki::certificates(&proxy.ca), proxy.allowed_names.clone());
-        all.push(Arc::new(RequestHeader::new(&ca, names, proxy.headers.clone())?));
+    if let Some(proxy) = &authorities.front_proxy {
+        all.push(proxy.clone());
     }
-    if let Some(ca) = &trust.client_ca {
-        all.push(Arc::new(X509::new(&pki::certificates(ca))?));
+    if let Some(clients) = &authorities.clients {
+        all.push(clients.clone());
     }
     if let Some(path) = &options.static_tokens {
         all.push(Arc::new(StaticTokens::load(path)?));

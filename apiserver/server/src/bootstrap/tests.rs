@@ -10,6 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use skeg_storage::{Embedded, Options};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +23,7 @@ use crate::trust::Trust;
 struct Cluster {
     address: std::net::SocketAddr,
     pki: Pki,
+    trust: watch::Sender<Trust>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     directory: std::path::PathBuf,
@@ -57,12 +59,12 @@ async fn start(directory: std::path::PathBuf, store: Arc<Embedded>) -> Cluster {
         join_token: BootstrapToken::parse(TOKEN),
         ..EdgeOptions::default()
     };
+    let (trust, trusted) = watch::channel(Trust::of(&pki));
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let server = crate::standard::start(store.clone(), &Trust::of(&pki), options, &tasks, &shutdown).await.unwrap();
-    let certificate = tls::ServingCertificate::new(&pki.serving).unwrap();
-    let config = Arc::new(tls::server_config(&certificate, &[pki.ca.certificate_der()]).unwrap());
+    let server = crate::standard::start(store.clone(), trusted, options, &tasks, &shutdown).await.unwrap();
+    let config = tls::live_config(&pki.serving, &[pki.ca.certificate_der()]).unwrap();
     tasks.spawn(serving::serve(listener, config, server.service(), serving::Limits::default(), shutdown.clone()));
-    Cluster { address, pki, shutdown, tasks, directory, store }
+    Cluster { address, pki, trust, shutdown, tasks, directory, store }
 }
 
 impl Cluster {
@@ -399,5 +401,27 @@ async fn a_pod_is_bound_gets_a_token_and_is_evicted_within_its_budget() {
     assert_eq!(status, 201, "{answer}");
     let evicted = cluster.get(&format!("{namespace}/pods/web")).await;
     assert!(!evicted["metadata"]["deletionTimestamp"].is_null());
+    std::fs::remove_dir_all(cluster.stop().await).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_replaced_counts_without_a_restart() {
+    let cluster = cluster("trust").await;
+    let other = Authority::create("other").unwrap();
+    let masters = Profile::client("system:admin", &["system:masters"]);
+    let new = other.issue(&masters).unwrap();
+    let config = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let ask = async |who: &Issued| cluster.ask(Who::Certificate(who), Method::GET, config, Value::Null).await;
+    assert_eq!((ask(&cluster.pki.admin).await.0, ask(&new).await.0.as_u16()), (StatusCode::OK, 401));
+    let mut trust = Trust::of(&cluster.pki);
+    trust.client_ca = Some(other.certificate_pem.clone());
+    cluster.trust.send(trust).unwrap();
+    let patience = Instant::now() + Duration::from_secs(5);
+    // Extension API servers are told last.
+    while ask(&new).await.1["data"]["client-ca-file"] != other.certificate_pem.as_str() {
+        assert!(Instant::now() < patience, "the new authority is never taken up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(ask(&cluster.pki.admin).await.0, 401);
     std::fs::remove_dir_all(cluster.stop().await).unwrap();
 }

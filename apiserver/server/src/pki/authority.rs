@@ -12,14 +12,15 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use x509_parser::extensions::GeneralName;
 
+use super::renewal::Validity;
 use super::{PkiError, certificates, files, private_key};
 
 /// A clock that is a little behind must not find a fresh certificate to be of the future.
 const BACKDATED: Duration = Duration::minutes(5);
 const AUTHORITY_LIFETIME: Duration = Duration::days(3650);
 const LEAF_LIFETIME: Duration = Duration::days(365);
-/// A leaf is renewed at start when less than this is left of it.
-const RENEW_BEFORE: Duration = Duration::days(90);
+/// One process renews all of its own leaves: they need not be spread.
+const OWN: f64 = 0.25;
 
 /// What a leaf says.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ impl Profile {
         }
     }
 
-    fn params(&self, name: &str) -> Result<CertificateParams, PkiError> {
+    fn params(&self, name: &str, now: OffsetDateTime) -> Result<CertificateParams, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         for group in &self.groups {
@@ -68,7 +69,6 @@ impl Profile {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![if self.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth }];
-        let now = OffsetDateTime::now_utc();
         params.not_before = (now + self.lifetime).min(now) - BACKDATED;
         params.not_after = now + self.lifetime;
         params.use_authority_key_identifier_extension = true;
@@ -77,7 +77,7 @@ impl Profile {
 }
 
 /// A certificate with its key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Issued {
     /// Leaf, then the authority's certificate where servers must send it.
     pub certificate_pem: String,
@@ -159,30 +159,35 @@ impl Authority {
 
     /// A fresh key and a certificate for it.
     pub fn issue(&self, profile: &Profile) -> Result<Issued, PkiError> {
+        self.issue_at(profile, OffsetDateTime::now_utc())
+    }
+
+    /// The same, as if it were `now`.
+    pub fn issue_at(&self, profile: &Profile, now: OffsetDateTime) -> Result<Issued, PkiError> {
         let key = new_key(&profile.common_name)?;
         let certificate = profile
-            .params(&profile.common_name)?
+            .params(&profile.common_name, now)?
             .signed_by(&key, &self.issuer)
             .map_err(|e| PkiError::Make(profile.common_name.clone(), e))?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// The leaf `NAME` of `dir`: the one on disk when it still says what `profile` says and lives long enough.
-    pub fn leaf(&self, dir: &Path, name: &str, profile: &Profile) -> Result<Issued, PkiError> {
+    /// The leaf `NAME` of `dir`: the one on disk when it still says what `profile` says and is not due `now`.
+    pub fn leaf(&self, dir: &Path, name: &str, profile: &Profile, now: OffsetDateTime) -> Result<Issued, PkiError> {
         let (crt, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
         if let (Some(certificate_pem), Some(key_pem)) = (files::read(&crt)?, files::read(&key)?) {
             let kept = Issued { certificate_pem, key_pem };
-            if self.still_good(&kept, profile) {
+            if self.still_good(&kept, profile, now) {
                 return Ok(kept);
             }
         }
-        let issued = self.issue(profile)?;
+        let issued = self.issue_at(profile, now)?;
         files::write(&key, &issued.key_pem, 0o600, false)?;
         files::write(&crt, &issued.certificate_pem, 0o644, false)?;
         Ok(issued)
     }
 
-    fn still_good(&self, issued: &Issued, profile: &Profile) -> bool {
+    fn still_good(&self, issued: &Issued, profile: &Profile, now: OffsetDateTime) -> bool {
         let (Some(der), Ok(key)) =
             (certificates(&issued.certificate_pem).into_iter().next(), KeyPair::from_pem(&issued.key_pem))
         else {
@@ -194,11 +199,10 @@ impl Authority {
         let subject = parsed.subject();
         let name = subject.iter_common_name().next().and_then(|n| n.as_str().ok());
         let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-        let renew_at = parsed.validity().not_after.timestamp() - RENEW_BEFORE.whole_seconds();
         name == Some(&profile.common_name)
             && groups == profile.groups
             && same_sans(&parsed, profile)
-            && OffsetDateTime::now_utc().unix_timestamp() < renew_at
+            && now.unix_timestamp() < Validity::of(&parsed).renewal(OWN)
             && parsed.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
             && parsed.issuer().as_raw() == issuer.subject().as_raw()
             && parsed.verify_signature(Some(issuer.public_key())).is_ok()

@@ -15,11 +15,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
 pub mod authority;
 pub mod files;
 pub mod join;
 pub mod kubeconfig;
+pub mod renewal;
 
 pub use authority::{Authority, Issued, Profile};
 
@@ -73,13 +75,18 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Reads what is there, makes what is missing, renews leaves that are no longer right.
+    /// Reads what is there, makes what is missing, renews leaves that are no longer right or near their end.
     pub fn load_or_create(options: &PkiOptions) -> Result<Pki, PkiError> {
+        Self::load_or_create_at(options, OffsetDateTime::now_utc())
+    }
+
+    /// The same, as if it were `now`.
+    pub fn load_or_create_at(options: &PkiOptions, now: OffsetDateTime) -> Result<Pki, PkiError> {
         let dir = &options.dir;
         files::create_dir(dir)?;
         let ca = Authority::load_or_create(dir, "ca", &format!("skeg-ca-{}", short_id()))?;
         let front_proxy_ca = Authority::load_or_create(dir, "front-proxy-ca", "skeg-front-proxy-ca")?;
-        let leaf = |name: &str, profile: Profile| ca.leaf(dir, name, &profile);
+        let leaf = |name: &str, profile: Profile| ca.leaf(dir, name, &profile, now);
         let masters = &["system:masters"][..];
         let node = format!("system:node:{}", options.node_name);
         let mut node_sans = vec![options.node_name.clone(), "localhost".into()];
@@ -103,12 +110,13 @@ impl Pki {
             kube_proxy: leaf("kube-proxy", Profile::client("system:kube-proxy", &[]))?,
             apiserver_kubelet_client: leaf(
                 "apiserver-kubelet-client",
-                Profile::client("kube-apiserver-kubelet-client", &["kubeadm:cluster-admins", "system:masters"]),
+                Profile::client("kube-apiserver-kubelet-client", masters),
             )?,
             front_proxy_client: front_proxy_ca.leaf(
                 dir,
                 "front-proxy-client",
                 &Profile::client("front-proxy-client", &[]),
+                now,
             )?,
             service_account_key: service_account_key(dir)?,
             dir: dir.clone(),
@@ -241,6 +249,7 @@ mod tests {
         assert_eq!(first.ca.certificate_pem, second.ca.certificate_pem);
         assert_eq!(first.serving.certificate_pem, second.serving.certificate_pem);
         assert_eq!(first.admin.key_pem, second.admin.key_pem);
+        assert_eq!(first.apiserver_kubelet_client, second.apiserver_kubelet_client);
         assert_eq!(first.service_account_key, second.service_account_key);
         assert_eq!(first.ca_hash().len(), 64);
         for entry in std::fs::read_dir(&dir).unwrap() {
@@ -249,6 +258,34 @@ mod tests {
                 assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
             }
         }
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn leaves_are_renewed_when_three_quarters_of_their_life_are_over() {
+        let dir = scratch("old");
+        let first = Pki::load_or_create(&options(&dir)).unwrap();
+        let at = |days: i64| {
+            Pki::load_or_create_at(&options(&dir), OffsetDateTime::now_utc() + time::Duration::days(days)).unwrap()
+        };
+        let early = at(270);
+        assert_eq!((&first.serving, &first.front_proxy_client), (&early.serving, &early.front_proxy_client));
+        let late = at(275);
+        for (old, new) in [
+            (&first.serving, &late.serving),
+            (&first.admin, &late.admin),
+            (&first.kubelet_serving, &late.kubelet_serving),
+            (&first.apiserver_kubelet_client, &late.apiserver_kubelet_client),
+            (&first.front_proxy_client, &late.front_proxy_client),
+        ] {
+            assert_ne!(old, new);
+        }
+        assert_eq!(
+            (&first.ca.certificate_pem, &first.service_account_key),
+            (&late.ca.certificate_pem, &late.service_account_key)
+        );
+        // The new ones live as long again.
+        assert_eq!(late.serving, at(275 + 270).serving);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

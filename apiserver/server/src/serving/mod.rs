@@ -16,7 +16,6 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
+use self::tls::LiveConfig;
 use crate::authn::Peer;
 
 mod greeting;
@@ -78,7 +78,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// Serves until `shutdown`, then drains.
 pub async fn serve<S>(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    config: LiveConfig,
     service: S,
     limits: Limits,
     shutdown: CancellationToken,
@@ -86,7 +86,6 @@ pub async fn serve<S>(
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let acceptor = TlsAcceptor::from(config);
     let permits = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     let cut_off = CancellationToken::new();
@@ -108,7 +107,7 @@ pub async fn serve<S>(
             () = shutdown.cancelled() => break,
         };
         let connection = Connection {
-            acceptor: acceptor.clone(),
+            acceptor: TlsAcceptor::from(config.load_full()),
             service: service.clone(),
             limits: limits.clone(),
             shutdown: shutdown.clone(),
@@ -210,6 +209,7 @@ mod tests {
     struct Running {
         address: SocketAddr,
         ca: Authority,
+        config: LiveConfig,
         shutdown: CancellationToken,
         task: tokio::task::JoinHandle<()>,
     }
@@ -218,8 +218,7 @@ mod tests {
     async fn start(limits: Limits) -> Running {
         let ca = Authority::create("ca").unwrap();
         let serving = ca.issue(&Profile::server("s", &["localhost".into()], &["127.0.0.1".parse().unwrap()])).unwrap();
-        let config =
-            tls::server_config(&tls::ServingCertificate::new(&serving).unwrap(), &[ca.certificate_der()]).unwrap();
+        let config = tls::live_config(&serving, &[ca.certificate_der()]).unwrap();
         let listener = listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -230,8 +229,8 @@ mod tests {
             let peer = request.extensions().get::<Arc<Peer>>().expect("the listener adds the peer");
             Ok::<_, Infallible>(Response::new(Body::from(peer.certificates.len().to_string())))
         });
-        let task = tokio::spawn(serve(listener, Arc::new(config), service, limits, shutdown.clone()));
-        Running { address, ca, shutdown, task }
+        let task = tokio::spawn(serve(listener, config.clone(), service, limits, shutdown.clone()));
+        Running { address, ca, config, shutdown, task }
     }
 
     async fn get(running: &Running, path: &str, client: Option<Issued>) -> Result<String, String> {
@@ -260,6 +259,31 @@ mod tests {
         running.task.await.unwrap();
     }
 
+    /// The certificate that a new connection is shown.
+    async fn shown(running: &Running) -> Vec<u8> {
+        let stream = connect(running, b"h2").await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    #[tokio::test]
+    async fn another_certificate_is_shown_from_the_next_handshake_on() {
+        let running = start(Limits::default()).await;
+        let mut open = connect(&running, b"http/1.1").await;
+        let old = shown(&running).await;
+        let names = ["localhost".to_owned()];
+        let new = running.ca.issue(&Profile::server("s", &names, &["127.0.0.1".parse().unwrap()])).unwrap();
+        running.config.store(Arc::new(tls::server_config(&new, &[running.ca.certificate_der()]).unwrap()));
+        assert_ne!(old, new.certificate_der().to_vec());
+        assert_eq!(shown(&running).await, new.certificate_der().to_vec());
+        // A connection from before goes on.
+        open.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        open.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        running.shutdown.cancel();
+        running.task.await.unwrap();
+    }
+
     #[tokio::test]
     async fn shutdown_lets_a_request_finish_and_takes_no_more() {
         let running = start(Limits::default()).await;
@@ -273,11 +297,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_never_speaks_is_hung_up_on() {
+    async fn a_handshake_that_stalls_is_hung_up_on() {
         let running = start(Limits { handshake: Duration::from_millis(50), ..Limits::default() }).await;
-        let mut silent = TcpStream::connect(running.address).await.unwrap();
-        let mut buffer = [0; 16];
-        assert_eq!(silent.read(&mut buffer).await.unwrap(), 0);
+        // Nothing at all, and the first bytes of a ClientHello of 512.
+        for said in [&b""[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+            let mut silent = TcpStream::connect(running.address).await.unwrap();
+            silent.write_all(said).await.unwrap();
+            let mut buffer = [0; 16];
+            let ended = tokio::time::timeout(Duration::from_secs(20), silent.read(&mut buffer)).await;
+            assert!(matches!(ended, Ok(Ok(0) | Err(_))), "after {} bytes: {ended:?}", said.len());
+        }
         running.shutdown.cancel();
         running.task.await.unwrap();
     }

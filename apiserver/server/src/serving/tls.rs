@@ -1,12 +1,12 @@
-//! rustls configurations: the server's, whose certificate can be replaced while it runs, and those of clients.
+//! rustls configurations: the server's, which can be replaced while it runs, and those of clients.
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
@@ -20,37 +20,45 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The serving certificate; [`ServingCertificate::replace`] takes effect at the next handshake.
-#[derive(Clone, Debug)]
-pub struct ServingCertificate(Arc<ArcSwap<CertifiedKey>>);
+/// What a listener serves with; what replaces it takes effect at the next handshake.
+pub type LiveConfig = Arc<ArcSwap<ServerConfig>>;
 
-impl ServingCertificate {
-    pub fn new(issued: &Issued) -> Result<Self, ServeError> {
-        Ok(ServingCertificate(Arc::new(ArcSwap::from_pointee(certified(issued)?))))
+/// A configuration that can be replaced by another [`server_config`].
+pub fn live_config(certificate: &Issued, hints: &[CertificateDer<'static>]) -> Result<LiveConfig, ServeError> {
+    Ok(Arc::new(ArcSwap::from_pointee(server_config(certificate, hints)?)))
+}
+
+/// What this server shows of itself where it is a client, if anything; what replaces it is shown on the next connection.
+#[derive(Clone, Debug, Default)]
+pub struct OwnCertificate(Arc<ArcSwapOption<CertifiedKey>>);
+
+impl OwnCertificate {
+    pub fn new(issued: Option<&Issued>) -> Result<Self, Error> {
+        let own = OwnCertificate::default();
+        own.replace(issued)?;
+        Ok(own)
     }
 
-    pub fn replace(&self, issued: &Issued) -> Result<(), ServeError> {
-        self.0.store(Arc::new(certified(issued)?));
+    pub fn replace(&self, issued: Option<&Issued>) -> Result<(), Error> {
+        let certified = |issued: &Issued| CertifiedKey::from_der(issued.chain(), issued.key_der(), &provider());
+        self.0.store(issued.map(certified).transpose()?.map(Arc::new));
         Ok(())
     }
 }
 
-fn certified(issued: &Issued) -> Result<CertifiedKey, ServeError> {
-    CertifiedKey::from_der(issued.chain(), issued.key_der(), &provider()).map_err(ServeError::Tls)
-}
+impl ResolvesClientCert for OwnCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
 
-impl ResolvesServerCert for ServingCertificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+    fn has_certs(&self) -> bool {
+        self.0.load().is_some()
     }
 }
 
 /// TLS 1.2 and 1.3, h2 and HTTP/1.1, client certificates asked for and taken as they come. `hints` are the authorities
 /// whose names the client is told.
-pub fn server_config(
-    certificate: &ServingCertificate,
-    hints: &[CertificateDer<'static>],
-) -> Result<ServerConfig, ServeError> {
+pub fn server_config(certificate: &Issued, hints: &[CertificateDer<'static>]) -> Result<ServerConfig, ServeError> {
     let provider = provider();
     let verifier = ProofOfPossession {
         algorithms: provider.signature_verification_algorithms,
@@ -60,7 +68,8 @@ pub fn server_config(
         .with_safe_default_protocol_versions()
         .map_err(ServeError::Tls)?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(certificate.clone()));
+        .with_single_cert(certificate.chain(), certificate.key_der())
+        .map_err(ServeError::Tls)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde_json::Value;
@@ -23,7 +24,7 @@ const ADDRESS_TYPES: [&str; 5] = ["Hostname", "InternalDNS", "InternalIP", "Exte
 pub struct Kubelets {
     pub resources: Arc<dyn Resources>,
     /// Trusts what kubelets serve with, and has the API server's client certificate. Only HTTP/1.1 can be upgraded.
-    pub tls: Arc<ClientConfig>,
+    pub tls: ArcSwap<ClientConfig>,
     /// Which kinds of addresses are dialled, the best first; empty: the internal one, then upstream's order.
     pub address_types: Vec<String>,
 }
@@ -71,7 +72,7 @@ impl Kubelets {
         // Small frames of a terminal must not wait for more.
         let _ = stream.set_nodelay(true);
         let name = ServerName::try_from(address).map_err(|e| failed(&e))?;
-        match tokio::time::timeout(CONNECT, TlsConnector::from(self.tls.clone()).connect(name, stream)).await {
+        match tokio::time::timeout(CONNECT, TlsConnector::from(self.tls.load_full()).connect(name, stream)).await {
             Ok(Ok(stream)) => Ok((stream, authority)),
             Ok(Err(error)) => Err(failed(&error)),
             Err(_) => Err(failed(&"TLS handshake timeout")),

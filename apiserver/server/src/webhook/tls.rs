@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use crate::pki::Issued;
+use crate::serving::tls::OwnCertificate;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -16,11 +16,11 @@ fn provider() -> Arc<CryptoProvider> {
 
 /// A client that trusts the certificates of a PEM bundle, or the system's where it is empty.
 pub fn trusting(bundle: &[u8]) -> Result<ClientConfig, Error> {
-    client(bundle, false, None)
+    client(bundle, false, &OwnCertificate::default())
 }
 
 /// The same, for one that shows a certificate of its own, or takes any.
-pub fn client(bundle: &[u8], insecure: bool, own: Option<&Issued>) -> Result<ClientConfig, Error> {
+pub fn client(bundle: &[u8], insecure: bool, own: &OwnCertificate) -> Result<ClientConfig, Error> {
     let roots: Vec<CertificateDer<'static>> = match bundle.is_empty() {
         true => system().to_vec(),
         false => rustls_pemfile::certs(&mut &bundle[..]).filter_map(Result::ok).collect(),
@@ -31,10 +31,7 @@ pub fn client(bundle: &[u8], insecure: bool, own: Option<&Issued>) -> Result<Cli
     };
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-    match own {
-        Some(own) => builder.with_client_auth_cert(own.chain(), own.key_der()),
-        None => Ok(builder.with_no_client_auth()),
-    }
+    Ok(builder.with_client_cert_resolver(Arc::new(own.clone())))
 }
 
 fn system() -> &'static [CertificateDer<'static>] {
