@@ -1,9 +1,13 @@
 //! `skeg agent`: a node that joins a server.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
+
+use crate::rotation;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -33,5 +37,15 @@ pub async fn run(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> 
         joined = crate::join::join(&args.server, &token, &settings) => joined?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    crate::node::run(settings, joined.client.clone(), joined.client, Some(joined.server_tls), shutdown).await
+    let current = Arc::new(ArcSwap::from_pointee(joined.client));
+    let (kubelet, network) = (rotation::following(current.clone()), rotation::following(current.clone()));
+    // Ends with the node, whichever way that ends.
+    let stop = shutdown.child_token();
+    let rotating = rotation::run(joined.identity, current, stop.clone());
+    let node = async {
+        let ended = crate::node::run(settings, kubelet, network, Some(joined.server_tls), shutdown).await;
+        stop.cancel();
+        ended
+    };
+    tokio::join!(node, rotating).0
 }

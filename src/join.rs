@@ -12,8 +12,10 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use skeg_kubelet::ServerTls;
 use skeg_server::pki::files;
 use skeg_server::pki::join::JoinToken;
+use skeg_server::pki::renewal::Validity;
 
 use crate::node::Settings;
+use crate::rotation::{self, Which};
 
 /// How long the server may take to sign.
 const SIGNING: Duration = Duration::from_secs(60);
@@ -21,8 +23,19 @@ const SIGNING: Duration = Duration::from_secs(60);
 const SERVER_STARTS: Duration = Duration::from_secs(60);
 
 pub struct Joined {
+    /// The node's own, with the certificate that it has now.
     pub client: kube::Client,
     pub server_tls: ServerTls,
+    pub identity: Identity,
+}
+
+/// Who a node is to its server, and where its certificates lie.
+pub struct Identity {
+    server: String,
+    ca: String,
+    node: String,
+    sans: Vec<SanType>,
+    files: Files,
 }
 
 struct Files {
@@ -45,49 +58,60 @@ pub async fn join(server: &str, token: &str, settings: &Settings) -> anyhow::Res
     files::create_dir(&dir)?;
     let files = Files::under(&dir);
     let ca = authority(server, &token, &files.ca).await?;
+    let sans = vec![SanType::DnsName(settings.name.clone().try_into()?), SanType::IpAddress(settings.ip)];
     let node = format!("system:node:{}", settings.name);
-    if !good(&files.client) {
-        let client = connect(
-            server,
-            &ca,
-            kube::config::AuthInfo { token: Some(token.token.to_string().into()), ..Default::default() },
-        )
-        .await?;
-        let request = Request {
-            signer: "kubernetes.io/kube-apiserver-client-kubelet",
-            usage: "client auth",
-            name: &node,
-            sans: Vec::new(),
-        };
-        sign(&client, &request, &files.client).await.context("the server gave no client certificate")?;
+    let identity = Identity { server: server.to_owned(), ca, node, sans, files };
+    let (known, serving) = identity.validity();
+    let now = x509_parser::time::ASN1Time::now().timestamp();
+    // Halfway between when eager and patient nodes renew.
+    let wanted = rotation::due(known, serving, 0.5, now);
+    if wanted.contains(&Which::Client) {
+        let user = kube::config::AuthInfo { token: Some(token.token.to_string().into()), ..Default::default() };
+        let client = connect(server, &identity.ca, user).await?;
+        identity.ask(Which::Client, &client).await?;
     }
-    let client = connect(
-        server,
-        &ca,
-        kube::config::AuthInfo {
-            client_certificate: Some(files.client.0.display().to_string()),
-            client_key: Some(files.client.1.display().to_string()),
-            ..Default::default()
-        },
-    )
-    .await?;
-    if !good(&files.serving) {
-        let sans = vec![SanType::DnsName(settings.name.clone().try_into()?), SanType::IpAddress(settings.ip)];
-        let request = Request { signer: "kubernetes.io/kubelet-serving", usage: "server auth", name: &node, sans };
-        sign(&client, &request, &files.serving).await.context("the server gave no serving certificate")?;
+    let client = identity.connect().await?;
+    if wanted.contains(&Which::Serving) {
+        identity.ask(Which::Serving, &client).await?;
     }
-    let server_tls = ServerTls { certificate: files.serving.0, key: files.serving.1, client_ca: files.ca };
-    Ok(Joined { client, server_tls })
+    let Files { ca, serving: (certificate, key), .. } = &identity.files;
+    let server_tls = ServerTls { certificate: certificate.clone(), key: key.clone(), client_ca: ca.clone() };
+    Ok(Joined { client, server_tls, identity })
 }
 
-/// Whether the pair is there and has most of its life before it.
-fn good((certificate, key): &(PathBuf, PathBuf)) -> bool {
-    let Ok(pem) = std::fs::read(certificate) else { return false };
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return false };
-    let Ok(parsed) = pem.parse_x509() else { return false };
-    let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-    let now = x509_parser::time::ASN1Time::now().timestamp();
-    key.exists() && now < to - (to - from) / 5
+impl Identity {
+    /// The lives of the client certificate and of the serving one; `None` for a pair that is not there or cannot be read.
+    pub fn validity(&self) -> (Option<Validity>, Option<Validity>) {
+        let of = |(certificate, key): &(PathBuf, PathBuf)| {
+            let pem = std::fs::read_to_string(certificate).ok().filter(|_| key.exists())?;
+            Validity::of_pem(&pem)
+        };
+        (of(&self.files.client), of(&self.files.serving))
+    }
+
+    /// A client with the certificate that lies on disk.
+    pub async fn connect(&self) -> anyhow::Result<kube::Client> {
+        let (certificate, key) = &self.files.client;
+        let user = kube::config::AuthInfo {
+            client_certificate: Some(certificate.display().to_string()),
+            client_key: Some(key.display().to_string()),
+            ..Default::default()
+        };
+        connect(&self.server, &self.ca, user).await
+    }
+
+    /// Asks through `client` for a new certificate, and writes it.
+    pub async fn ask(&self, which: Which, client: &kube::Client) -> anyhow::Result<()> {
+        let (signer, usage, sans, files) = match which {
+            Which::Client => {
+                ("kubernetes.io/kube-apiserver-client-kubelet", "client auth", Vec::new(), &self.files.client)
+            }
+            Which::Serving => ("kubernetes.io/kubelet-serving", "server auth", self.sans.clone(), &self.files.serving),
+        };
+        let what = if which == Which::Client { "client" } else { "serving" };
+        let request = Request { signer, usage, name: &self.node, sans };
+        sign(client, &request, files).await.with_context(|| format!("the server gave no {what} certificate"))
+    }
 }
 
 /// The CA that the server shows, if the token vouches for it.

@@ -15,6 +15,7 @@ mod kube_scheduler;
 mod node;
 mod renewal;
 mod reset;
+mod rotation;
 mod server;
 mod snapshot;
 mod status;
