@@ -67,6 +67,7 @@ impl Scope {
         if expected.is_empty() || expected.contains(result) {
             return Ok(program);
         }
+        let result = result.full_name();
         Err(match expected {
             [one] => format!("must evaluate to {one} but got {result}"),
             several => {
@@ -178,6 +179,7 @@ mod tests {
         assert!(scope.compile("namespaceObject.metadata.labels['a'] == 'b'", &[Type::Bool]).is_ok());
         let wrong = |expression: &str| scope.compile(expression, &[Type::Bool]).err().unwrap_or_default();
         assert_eq!(wrong("'text'"), "must evaluate to bool but got string");
+        assert_eq!(wrong("[duration('1s')]"), "must evaluate to bool but got list(google.protobuf.Duration)");
         assert_eq!(wrong("object.spec.ready"), "must evaluate to bool but got dyn");
         assert!(wrong("params.a").contains("undeclared reference to 'params'"));
         assert!(wrong("... [] bad").starts_with("compilation failed: ERROR: <input>:1:2: Syntax error: "));

@@ -212,7 +212,8 @@ impl<'e> Checker<'e> {
     fn same(&mut self, before: Option<Type>, ty: Type, id: u64) -> Type {
         let Some(before) = before else { return ty };
         let fits = |a: &Type, b: &Type| a.takes(b, &mut Bindings::default());
-        if !fits(&before, &ty) && !fits(&ty, &before) {
+        let one_is_any = (before == Type::Any) != (ty == Type::Any);
+        if one_is_any || (!fits(&before, &ty) && !fits(&ty, &before)) {
             return self.problem(id, format!("expected type '{before}' but found '{ty}'"));
         }
         before.join(&ty)

@@ -39,7 +39,7 @@ static DEVICE: LazyLock<(Env, Declared)> = LazyLock::new(|| {
         ("capacity", table(Declared::simple(Type::Opaque("kubernetes.Quantity"), 0, 0))),
     ];
     let fields: BTreeMap<_, _> = fields.map(|(name, field)| (name.to_owned(), Arc::new(field))).into();
-    let device = Declared::object("kubernetes.DRADevice", fields);
+    let device = Declared { variable: Some("device"), ..Declared::object("kubernetes.DRADevice", fields) };
     (Env::default().with("device", device.ty.clone()).with_bindings(), device)
 });
 
@@ -50,7 +50,10 @@ pub fn compile(expression: &str) -> Result<Program, Problem> {
         .map_err(|error| Problem::Invalid(format!("compilation failed: {error}")))?;
     match program.result() {
         Type::Bool | Type::Any => {}
-        other => return Err(Problem::Invalid(format!("must evaluate to bool or the unknown type, not {other}"))),
+        other => {
+            let other = other.full_name();
+            return Err(Problem::Invalid(format!("must evaluate to bool or the unknown type, not {other}")));
+        }
     }
     if cost > MAX_COST { Err(Problem::TooComplex) } else { Ok(program) }
 }
@@ -123,6 +126,10 @@ mod tests {
         assert_eq!(problem("1"), invalid("must evaluate to bool or the unknown type, not int"));
         assert_eq!(problem("dyn(true)"), invalid("must evaluate to bool or the unknown type, not dyn"));
         assert_eq!(
+            problem("device.attributes.d"),
+            invalid("must evaluate to bool or the unknown type, not map(string, google.protobuf.Any)")
+        );
+        assert_eq!(
             problem("device.nothing == 1"),
             invalid(
                 "compilation failed: ERROR: <input>:1:7: undefined field 'nothing'\n | device.nothing == 1\n | ......^"
@@ -134,6 +141,7 @@ mod tests {
         };
         assert!(text("?!").contains("Syntax error"));
         assert!(text(r#"device.attributes["d"].name.includes("fish")"#).contains("undeclared reference to 'includes'"));
+        assert!(text(r#"[device.attributes["d"].a, 1][0] == 1"#).contains("expected type 'any' but found 'int'"));
         assert!(text(r#"cel.bind(1, true, true)"#).contains("cel.bind() variable names must be simple identifiers"));
         assert!(
             text(r#"device.attributes["d"].list.exists(x, x > 0)"#)
@@ -145,6 +153,8 @@ mod tests {
     fn a_selector_that_may_cost_too_much_is_refused() {
         let nested = r#"device.attributes.all(a, device.attributes.all(b, device.attributes.all(c, device.attributes.all(d, a + b == c + d))))"#;
         assert_eq!(compile(nested).err(), Some(Problem::TooComplex));
+        let types = r#"type(device.attributes["d"].a) == bool"#;
+        assert_eq!(compile(types).err(), Some(Problem::TooComplex), "the size of types is not known");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Declared {
     pub min_size: u64,
     /// The most characters of a map's keys; 0 where that is not known.
     pub key: u64,
+    /// The one variable whose values are of this type, where others are not.
+    pub variable: Option<&'static str>,
     /// Of a list's items or a map's values.
     pub element: Option<Arc<Declared>>,
     /// Of an object, by the names that expressions use.
@@ -33,7 +35,7 @@ pub struct Declared {
 
 impl Declared {
     pub(crate) fn simple(ty: Type, max_elements: u64, min_size: u64) -> Declared {
-        Declared { ty, max_elements, min_size, key: 0, element: None, fields: BTreeMap::new() }
+        Declared { ty, max_elements, min_size, key: 0, variable: None, element: None, fields: BTreeMap::new() }
     }
 
     /// A map whose keys are texts of at most `key` characters.

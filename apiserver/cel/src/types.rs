@@ -91,6 +91,20 @@ impl Type {
         Type::Map(Arc::new(key), Arc::new(value))
     }
 
+    /// The name of the type where it is told of a whole expression, which cel-go does otherwise than in what is wrong within one.
+    pub fn full_name(&self) -> String {
+        match self {
+            Type::Any => "google.protobuf.Any".to_owned(),
+            Type::Null => "null_type".to_owned(),
+            Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+            Type::Duration => "google.protobuf.Duration".to_owned(),
+            Type::List(item) => format!("list({})", item.full_name()),
+            Type::Map(key, value) => format!("map({}, {})", key.full_name(), value.full_name()),
+            Type::Optional(inner) => format!("optional_type({})", inner.full_name()),
+            other => other.to_string(),
+        }
+    }
+
     pub fn is_dyn(&self) -> bool {
         matches!(self, Type::Dyn | Type::Any | Type::Error | Type::Unknown)
     }

@@ -150,9 +150,13 @@ impl<'e> Estimate<'e> {
         self.paths.get(&expr.id).cloned().unwrap_or_default()
     }
 
-    /// The size of what the schema has at a path. Whatever the path starts with, it is a value of the root's type.
+    /// The size of what the schema has at a path. Whatever the path starts with, it is a value of the root's type, unless that is
+    /// the type of one variable only.
     fn size_at(&self, path: &Path) -> Option<Range> {
-        let (_, rest) = path.split_first()?;
+        let (variable, rest) = path.split_first()?;
+        if self.root.variable.is_some_and(|only| only != variable) {
+            return None;
+        }
         self.root.at(rest.iter().map(String::as_str)).map(|max| Range { min: 0, max })
     }
 
