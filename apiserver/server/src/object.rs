@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use skeg_catalog::spec::{Backing, VersionSpec};
 use skeg_machinery::codec::json::{self as codec, DecodeError, FieldValidation as CodecValidation, Limits};
 use skeg_machinery::gvk::{GroupVersion, GroupVersionKind};
+use skeg_machinery::patch::internal_package;
 use skeg_machinery::schema::{Schema, TypeRef};
 use skeg_machinery::status::Status;
 use skeg_machinery::{header, meta};
@@ -35,7 +36,7 @@ pub struct Stored {
 pub fn body_json(body: Bytes, media: Media, expected: &str) -> Result<Bytes, Status> {
     match media {
         Media::Json => Ok(body),
-        Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes),
+        Media::Protobuf => protobuf::to_json(&body, Limits::default().max_bytes, expected),
         Media::Yaml => {
             let tree = skeg_machinery::codec::yaml::parse(&body)
                 .map_err(|told| DecodeError::Syntax(yaml_fault(&told)).to_status(None, expected, &body))?;
@@ -72,7 +73,15 @@ pub fn decode_body(
     // Go decodes null as nothing at all.
     let body = if body.trim_ascii() == b"null" { b"{}" } else { body };
     let (body_version, body_kind) = codec::interpret(body).map_err(|error| error.to_status(None, &kind.kind, body))?;
-    check_kind(&body_version, &body_kind, kind)?;
+    if let Err(foreign) = check_kind(&body_version, &body_kind, kind) {
+        // What is of another known kind is first read as that.
+        if let Some((found, ty)) = known_kind(&body_version, &body_kind, kind) {
+            let decoded = codec::decode(body, &ty, codec_validation(validation), Limits::default())
+                .map_err(|error| error.to_status(Some(&found), &kind.kind, body))?;
+            warnings.extend(decoded.warnings);
+        }
+        return Err(foreign);
+    }
     let decoded = codec::decode(body, ty, codec_validation(validation), Limits::default())
         .map_err(|error| error.to_status(Some(kind), &kind.kind, body))?;
     warnings.extend(decoded.warnings);
@@ -83,11 +92,20 @@ pub fn decode_body(
 
 /// The same for a protobuf body, which has no members that could be unknown.
 pub fn decode_protobuf(body: &[u8], kind: &GroupVersionKind, ty: &TypeRef) -> Result<Value, Status> {
-    let (body_version, body_kind) = protobuf::kind(body)?;
+    let (body_version, body_kind) = protobuf::kind(body, &kind.kind)?;
     check_kind(&body_version, &body_kind, kind)?;
-    let mut value = protobuf::decode(body, ty, Limits::default().max_bytes)?;
+    let mut value = protobuf::decode(body, ty, Limits::default().max_bytes, Some(kind), &kind.kind)?;
     set_kind(&mut value, kind);
     Ok(value)
+}
+
+/// The built-in kind that a body says it is; what it says nothing of is as `wanted`.
+fn known_kind(version: &str, kind: &str, wanted: &GroupVersionKind) -> Option<(GroupVersionKind, TypeRef)> {
+    let own = wanted.api_version();
+    let version = if version.is_empty() { &own } else { version };
+    let found = GroupVersionKind::parse(version, if kind.is_empty() { &wanted.kind } else { kind }).ok()?;
+    let ty = Schema::kubernetes().lookup(&found)?;
+    Some((found, ty))
 }
 
 /// Whether a body is of the kind that is wanted, or says nothing of it.
@@ -122,14 +140,6 @@ fn check_kind(body_version: &str, body_kind: &str, kind: &GroupVersionKind) -> R
         internal_package(&kind.group),
         kind.kind
     )))
-}
-
-/// The name that messages give the internal types of a group.
-fn internal_package(group: &str) -> &str {
-    match group.split('.').next() {
-        None | Some("") => "core",
-        Some(name) => name,
-    }
 }
 
 pub fn set_kind(value: &mut Value, kind: &GroupVersionKind) {
@@ -222,6 +232,16 @@ impl Resource {
     pub fn default(&self, version: &VersionSpec, value: &mut Value) {
         skeg_machinery::codec::default::apply(value, &version.schema);
         self.spec.strategy.default(&version.version, value);
+    }
+
+    /// A defaulted tree of a served version as it is after a way through the storage version, which may say more: what a
+    /// write sets is what it has then.
+    pub fn settle(&self, version: &VersionSpec, value: Value) -> Result<Value, Status> {
+        if self.is_stored(version) || matches!(self.spec.backing, Backing::Custom(_)) {
+            return Ok(value);
+        }
+        let stored = self.to_storage(version, value)?;
+        self.from_storage(version, stored)
     }
 
     /// What a client of `version` reads: finished JSON.

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use serde_json::Value;
+use skeg_machinery::codec::json::DecodeError;
 use skeg_machinery::codec::protobuf as codec;
 use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::schema::{Schema, TypeRef};
@@ -22,27 +23,35 @@ fn type_of(api_version: &str, kind: &str) -> Option<TypeRef> {
     })
 }
 
-fn bad_body(error: impl std::fmt::Display) -> Status {
-    Status::bad_request(error.to_string())
-}
-
-/// The apiVersion and the kind that a body says it has.
-pub fn kind(body: &[u8]) -> Result<(String, String), Status> {
-    let envelope = codec::open(body).map_err(bad_body)?;
+/// The apiVersion and the kind that a body says it has. `expected` is the kind that messages ask for.
+pub fn kind(body: &[u8], expected: &str) -> Result<(String, String), Status> {
+    let envelope =
+        codec::open(body).map_err(|error| DecodeError::Syntax(error.to_string()).to_status(None, expected, body))?;
     Ok((envelope.api_version, envelope.kind))
 }
 
-/// A body of a known type.
-pub fn decode(body: &[u8], ty: &TypeRef, limit: usize) -> Result<Value, Status> {
-    codec::decode(body, ty, limit).map_err(bad_body)
+/// A body of a known type, which says that it is `found`.
+pub fn decode(
+    body: &[u8],
+    ty: &TypeRef,
+    limit: usize,
+    found: Option<&GroupVersionKind>,
+    expected: &str,
+) -> Result<Value, Status> {
+    codec::decode(body, ty, limit)
+        .map_err(|error| DecodeError::Syntax(error.to_string()).to_status(found, expected, body))
 }
 
 /// A body as JSON.
-pub fn to_json(body: &[u8], limit: usize) -> Result<Bytes, Status> {
-    let (api_version, kind) = kind(body)?;
-    let ty = type_of(&api_version, &kind)
-        .ok_or_else(|| bad_body(format_args!("no kind {kind:?} is registered for version {api_version:?}")))?;
-    let value = decode(body, &ty, limit)?;
+pub fn to_json(body: &[u8], limit: usize, expected: &str) -> Result<Bytes, Status> {
+    let (version, kind) = kind(body, expected)?;
+    let found = GroupVersionKind::parse(&version, &kind).ok();
+    let ty = type_of(&version, &kind).ok_or_else(|| {
+        let why =
+            format!("no kind {kind:?} is registered for version {version:?} in scheme \"pkg/runtime/scheme.go:111\"");
+        DecodeError::Syntax(why).to_status(found.as_ref(), expected, body)
+    })?;
+    let value = decode(body, &ty, limit, found.as_ref(), expected)?;
     Ok(serde_json::to_vec(&value).expect("a JSON tree serializes").into())
 }
 
@@ -148,7 +157,7 @@ mod tests {
         let (mut body, after) = envelope("v1", "ConfigMapList", raw.len());
         body.extend_from_slice(&raw);
         body.extend_from_slice(&after);
-        let json = to_json(&body, 1 << 20).unwrap();
+        let json = to_json(&body, 1 << 20, "Pod").unwrap();
         let list: Value = serde_json::from_slice(&json).unwrap();
         assert_eq!((&list["kind"], &list["metadata"]["resourceVersion"]), (&json!("ConfigMapList"), &json!("7")));
         assert_eq!(list["items"][1]["metadata"]["name"], "b");
@@ -170,7 +179,7 @@ mod tests {
         {
             let json = json!({"kind": kind, "apiVersion": version}).to_string();
             let body = from_json(json.as_bytes()).unwrap_or_else(|| panic!("{kind}"));
-            assert!(to_json(&body, 1000).is_ok());
+            assert!(to_json(&body, 1000, "Pod").is_ok());
         }
     }
 }

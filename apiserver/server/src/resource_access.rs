@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::Value;
+use skeg_machinery::codec::json::{FieldValidation, decode_value};
 use skeg_machinery::meta;
 use skeg_machinery::status::Status;
 use skeg_storage::cacher::{CacheEvent, CacheWatch, ListRequest, Read, Start, WatchKind, WatchRequest};
@@ -35,6 +36,19 @@ const KEPT_OF_LIST: usize = 32;
 
 fn manager(options: &WriteOptions) -> String {
     if options.field_manager.is_empty() { "skeg".into() } else { options.field_manager.clone() }
+}
+
+/// An object as a client's would be once it is read: nothing that is as good as absent, and the defaults.
+fn as_sent(resource: &Resource, object: Value) -> Result<Value, Status> {
+    let version = resource.storage_version();
+    let kind = resource.kind(&version.version);
+    let mut object = match decode_value(&object, &version.schema, FieldValidation::Ignore) {
+        Ok(decoded) => decoded.value,
+        Err(error) => return Err(error.to_status(Some(&kind), &kind.kind, &[])),
+    };
+    object::set_kind(&mut object, &kind);
+    resource.default(version, &mut object);
+    Ok(object)
 }
 
 #[async_trait]
@@ -83,13 +97,12 @@ impl Resources for Access {
         user: &UserInfo,
         resource: &GroupResource,
         namespace: &str,
-        mut object: Value,
+        object: Value,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
         let resource = self.find(resource)?;
         let version = resource.storage_version();
-        object::set_kind(&mut object, &resource.kind(&version.version));
-        resource.default(version, &mut object);
+        let object = as_sent(&resource, object)?;
         let parameters = WriteParameters::internal(&manager(options), options.dry_run, WriteKind::Create);
         let warnings = Mutex::default();
         let write = Write {
@@ -113,13 +126,12 @@ impl Resources for Access {
         user: &UserInfo,
         resource: &GroupResource,
         subresource: &str,
-        mut object: Value,
+        object: Value,
         options: &WriteOptions,
     ) -> Result<Value, Status> {
         let resource = self.find(resource)?;
         let version = resource.storage_version();
-        object::set_kind(&mut object, &resource.kind(&version.version));
-        resource.default(version, &mut object);
+        let object = as_sent(&resource, object)?;
         let parameters = WriteParameters::internal(&manager(options), options.dry_run, WriteKind::Update);
         let warnings = Mutex::default();
         let (namespace, name) = (meta::namespace(&object).to_owned(), meta::name(&object).to_owned());

@@ -101,7 +101,11 @@ fn without_managed_fields(object: &Value) -> Value {
 pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer: &Writer<'_>) {
     let read = |object: &Value| Managed::read(meta::managed_fields(object)).unwrap_or_default();
     let given = meta::managed_fields(new).to_vec();
-    let reset = matches!(&given[..], [Value::Object(entry)] if entry.is_empty());
+    let reset = match &given[..] {
+        [] => meta::get(new, &["metadata", "managedFields"]).is_some_and(Value::is_array),
+        [Value::Object(entry)] => entry.is_empty(),
+        _ => false,
+    };
     let mut managed = match Managed::read(&given) {
         _ if !writer.subresource.is_empty() => live.map(read).unwrap_or_default(),
         _ if reset => Managed::default(),

@@ -203,3 +203,20 @@ fn arbitrary_json_is_owned_as_a_whole() {
         meta::managed_fields(&second).iter().filter_map(|entry| entry["manager"].as_str()).collect();
     assert_eq!(owners, ["b"]);
 }
+
+#[test]
+fn an_empty_list_of_managers_forgets_them_all() {
+    let mut live = config_map(json!({"a": "1"}));
+    track_update(None, &mut live, &ty(&CONFIG_MAP), &writer("one", &CONFIG_MAP));
+    meta::set(&mut live, &["metadata", "uid"], json!("u"));
+    assert_eq!(meta::managed_fields(&live).len(), 1);
+    let mut same = live.clone();
+    meta::remove(&mut same, &["metadata", "managedFields"]);
+    track_update(Some(&live), &mut same, &ty(&CONFIG_MAP), &writer("two", &CONFIG_MAP));
+    assert_eq!(meta::managed_fields(&same).len(), 1);
+    let mut reset = decoded(live.clone(), &CONFIG_MAP);
+    meta::set(&mut reset, &["metadata", "managedFields"], json!([]));
+    let mut reset = decoded(reset, &CONFIG_MAP);
+    track_update(Some(&live), &mut reset, &ty(&CONFIG_MAP), &writer("two", &CONFIG_MAP));
+    assert!(meta::managed_fields(&reset).is_empty());
+}

@@ -20,6 +20,16 @@ const MAX_COPIED: usize = 3 * 1024 * 1024;
 
 /// Applies a JSON patch body.
 pub fn json_patch(target: &Value, body: &[u8], validation: FieldValidation) -> Result<Patched, Status> {
+    json_patch_with(target, body, validation, |_, _| ())
+}
+
+/// The same; `after` sees the document after each operation.
+pub(super) fn json_patch_with(
+    target: &Value,
+    body: &[u8],
+    validation: FieldValidation,
+    after: fn(&mut Value, &Value),
+) -> Result<Patched, Status> {
     let (patch, duplicates) = read(body, validation)?;
     let prefix = if validation == FieldValidation::Ignore { "" } else { "error decoding patch: " };
     let operations = match patch {
@@ -47,6 +57,7 @@ pub fn json_patch(target: &Value, body: &[u8], validation: FieldValidation) -> R
     for operation in &operations {
         apply(&mut value, operation, &mut copied)
             .map_err(|fault| Status::generic(422, "", &GroupResource::default(), "", &fault))?;
+        after(&mut value, operation);
     }
     Ok(Patched { value, strict })
 }
@@ -121,11 +132,33 @@ fn check_depth(value: &Value, path: &str) -> Result<(), String> {
     if fits(value, room) { Ok(()) } else { Err("exceeded max depth".into()) }
 }
 
-/// The object or array that holds the last step of a pointer, and that step.
-fn holder<'a>(document: &'a mut Value, pointer: &str) -> Option<(&'a mut Value, String)> {
+/// The steps of a pointer; `None` where it has no beginning.
+fn steps(pointer: &str) -> Option<Vec<String>> {
     let mut steps = pointer.split('/');
     steps.next()?;
-    let mut steps: Vec<String> = steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
+    Some(steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect())
+}
+
+/// Sorts the members of every object that a pointer passes through.
+pub(super) fn sort_along(document: &mut Value, pointer: &str) {
+    let mut at = document;
+    for step in steps(pointer).unwrap_or_default() {
+        let next = match at {
+            Value::Object(map) => {
+                map.sort_keys();
+                map.get_mut(&step)
+            }
+            Value::Array(items) => index(&step, items.len()).and_then(|index| items.get_mut(index)),
+            _ => None,
+        };
+        let Some(next) = next else { return };
+        at = next;
+    }
+}
+
+/// The object or array that holds the last step of a pointer, and that step.
+fn holder<'a>(document: &'a mut Value, pointer: &str) -> Option<(&'a mut Value, String)> {
+    let mut steps = steps(pointer)?;
     let last = steps.pop()?;
     let mut at = document;
     for step in &steps {

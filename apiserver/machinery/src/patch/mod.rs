@@ -4,6 +4,7 @@
 mod json;
 mod restore;
 mod strategic;
+mod told;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +16,7 @@ use crate::status::Status;
 
 pub use json::{MAX_OPERATIONS, json_patch};
 pub use strategic::{go_map, strategic, strategic_map};
+pub use told::{as_told, internal_package};
 
 /// The patched object, not yet decoded against its type, and what a strict decoder says about the patch itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,20 +27,25 @@ pub struct Patched {
 
 /// A merge patch body applied as RFC 7386 says.
 pub fn merge_patch(target: &Value, body: &[u8], validation: FieldValidation) -> Result<Patched, Status> {
+    let (patch, strict) = merge_body(body, validation)?;
+    let mut value = target.clone();
+    merge(&mut value, &patch);
+    Ok(Patched { value, strict })
+}
+
+/// The object in a merge patch's body.
+fn merge_body(body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
     let (patch, strict) = read(body, validation)?;
-    let patch = match patch {
-        Value::Object(patch) => patch,
-        Value::Null => return Err(Status::bad_request("Invalid JSON Patch")),
-        _ if validation == FieldValidation::Ignore => return Err(Status::bad_request("Invalid JSON Patch")),
+    match patch {
+        Value::Object(_) => Ok((patch, strict)),
+        Value::Null => Err(Status::bad_request("Invalid JSON Patch")),
+        _ if validation == FieldValidation::Ignore => Err(Status::bad_request("Invalid JSON Patch")),
         other => {
             let found = crate::codec::json::lexer::kind_of(&other);
             let text = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
-            return Err(Status::bad_request(format!("error decoding patch: {text}")));
+            Err(Status::bad_request(format!("error decoding patch: {text}")))
         }
-    };
-    let mut value = target.clone();
-    merge(&mut value, &Value::Object(patch));
-    Ok(Patched { value, strict })
+    }
 }
 
 /// RFC 7386 on values.
@@ -101,19 +108,36 @@ fn duplicates(body: &[u8]) -> Vec<String> {
     found
 }
 
-/// Decodes a patched object against its type: what a patch broke is a 422 that names the patch. A `strategic` patch, here
-/// as it was sent, is shown itself and another converter tells what is wrong; else the message shows the patched JSON.
+/// How a patched object came to be, which decides what a refusal shows and who tells what is wrong.
+#[derive(Clone, Copy)]
+pub enum Origin<'a> {
+    /// From this live object by a JSON or merge patch: the patched JSON is shown.
+    Written { live: &'a Value },
+    /// By this strategic patch, which is shown as it was sent; a converter reads the object.
+    Strategic(&'a Value),
+}
+
+/// Decodes a patched object against its type: what a patch broke is a 422 that names the patch.
 pub fn decode_patched(
     patched: Patched,
     ty: &TypeRef,
     validation: FieldValidation,
-    strategic: Option<&Value>,
+    origin: Origin<'_>,
 ) -> Result<Decoded, Status> {
+    let strategic = match origin {
+        Origin::Strategic(sent) => Some(sent),
+        Origin::Written { .. } => None,
+    };
     let invalid = |value: &Value, detail: String| {
-        let shown = strategic.map_or_else(|| serde_json::to_string(value).unwrap_or_default(), go_map);
+        let shown = strategic.map_or_else(|| crate::text::json(value), go_map);
         let error = Error::invalid(&Path::new("patch"), shown, detail);
         Status::invalid(&GroupKind::default(), "", &vec![error].into())
     };
+    if let Origin::Written { live } = origin
+        && let Some(fault) = told::foreign_kind(&patched.value, live)
+    {
+        return Err(invalid(&patched.value, fault));
+    }
     let collect = if validation == FieldValidation::Strict { FieldValidation::Warn } else { validation };
     let mut decoded = match decode_value(&patched.value, ty, collect) {
         Ok(decoded) => decoded,

@@ -193,7 +193,9 @@ fn bad_strategic_patches_answer_as_upstream() {
 #[test]
 fn a_patch_that_breaks_the_type_is_invalid() {
     let patched = Patched { value: json!({"spec": {"replicas": "x"}}), strict: vec![] };
-    let status = decode_patched(patched, &ty("Deployment"), FieldValidation::Warn, None).unwrap_err();
+    let status =
+        decode_patched(patched, &ty("Deployment"), FieldValidation::Warn, Origin::Written { live: &json!({}) })
+            .unwrap_err();
     assert_eq!(status.code, 422);
     assert!(
         status

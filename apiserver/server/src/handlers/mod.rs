@@ -58,8 +58,8 @@ fn is_unrouted(answer: &Result<Response, Status>) -> bool {
     let Err(status) = answer else { return false };
     match status.code {
         404 => status.details.as_ref().is_none_or(|details| details.name.is_empty() && details.kind.is_empty()),
-        405 | 415 => true,
-        406 => status.message.starts_with("406: "),
+        405 => true,
+        406 | 415 => status.message.starts_with(&format!("{}: ", status.code)),
         _ => false,
     }
 }
@@ -298,15 +298,19 @@ impl Target {
         }
         let watchable = self.call.info.verb == "list" || self.call.info.verb == "watch";
         negotiate::check_available(headers, watchable)?;
-        let output = negotiate::output(headers, query)?;
-        if let Transform::Partial { list, .. } = output.transform {
-            self.check_partial(list)?;
+        // Of the parts of an object, only its status and its scale are printed.
+        match &*self.call.info.subresource {
+            "" | "status" | "scale" => negotiate::output(headers, query),
+            _ => negotiate::output_without_tables(headers, query),
         }
-        Ok(output)
     }
 
-    /// A list's metadata is no object's, and the other way round.
-    fn check_partial(&self, list: bool) -> Result<(), Status> {
+    /// A list's metadata is no object's, and the other way round; told only of what has been found.
+    pub fn check_partial(&self, output: &Output) -> Result<(), Status> {
+        let Transform::Partial { list, .. } = output.transform else { return Ok(()) };
+        if self.resource.custom {
+            return Ok(());
+        }
         let spec = &self.resource.spec;
         let package = match spec.group.split('.').next() {
             None | Some("" | "events") => "core",
@@ -392,12 +396,12 @@ impl Target {
             let json = object::body_json(body, media, &self.resource.spec.kind)?;
             let mut warnings = Vec::new();
             let validation = parameters.field_validation;
-            let value = object::decode_body(&json, &kind, &version.schema, validation, &mut warnings)?;
+            let decoded = object::decode_body(&json, &kind, &version.schema, validation, &mut warnings);
             self.call.warnings.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(warnings);
-            value
+            decoded?
         };
         self.resource.default(version, &mut value);
-        Ok(value)
+        self.resource.settle(version, value)
     }
 
     /// The answer that holds a stored object.
@@ -414,6 +418,7 @@ impl Target {
 
     /// The answer that holds one object, given as JSON of the request's version.
     pub fn answer_json(&self, code: StatusCode, output: &Output, json: Bytes) -> Result<Response, Status> {
+        self.check_partial(output)?;
         let json =
             table::transform_one(&self.resource, self.version(), output.transform, json, self.call.server.now())?;
         Ok(respond::json(code, output, json, negotiate::accepts_gzip(self.headers())))

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use skeg_machinery::codec::yaml;
-use skeg_machinery::patch;
+use skeg_machinery::patch::{self, Origin};
 use skeg_machinery::schema::TypeRef;
 use skeg_machinery::status::{Status, StatusDetails};
 
@@ -97,7 +97,7 @@ impl Patch {
         write.warn(warnings);
         object::set_kind(&mut value, &write.kind());
         write.resource.default(write.version, &mut value);
-        Ok(value)
+        write.resource.settle(write.version, value)
     }
 
     /// `current` patched and decoded as `ty`, and the warnings of doing so. Not for apply.
@@ -108,18 +108,29 @@ impl Patch {
         validation: FieldValidation,
     ) -> Result<(Value, Vec<String>), Status> {
         let validation = object::codec_validation(validation);
+        let written = |body: &[u8], merge: bool| {
+            let origin = Origin::Written { live: current };
+            let patched = if merge {
+                patch::merge_patch(current, body, validation)
+            } else {
+                patch::json_patch(current, body, validation)
+            };
+            match patch::decode_patched(patched?, ty, validation, origin) {
+                Ok(decoded) if decoded.warnings.is_empty() => Ok(decoded),
+                // What is wrong is told in upstream's order of members, which nobody else needs to be made.
+                _ => {
+                    patch::decode_patched(patch::as_told(current, body, ty, validation, merge)?, ty, validation, origin)
+                }
+            }
+        };
         let decoded = match self {
-            Patch::Json(body) => {
-                patch::decode_patched(patch::json_patch(current, body, validation)?, ty, validation, None)?
-            }
-            Patch::Merge(body) => {
-                patch::decode_patched(patch::merge_patch(current, body, validation)?, ty, validation, None)?
-            }
+            Patch::Json(body) => written(body, false)?,
+            Patch::Merge(body) => written(body, true)?,
             Patch::Strategic(body) => {
                 // Upstream shows the patch here as Go prints a map.
                 let sent: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
                 let patched = patch::strategic(current, body, ty, validation)?;
-                patch::decode_patched(patched, ty, validation, Some(&sent))?
+                patch::decode_patched(patched, ty, validation, Origin::Strategic(&sent))?
             }
             Patch::Apply(_) => return Err(unsupported(false)),
         };

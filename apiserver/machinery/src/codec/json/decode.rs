@@ -342,6 +342,24 @@ impl<'a> Decoder<'a> {
         Ok(value)
     }
 
+    /// Bytes as a list of numbers, which Go takes as well as text.
+    fn bytes(&mut self, lexer: &mut Lexer<'_>) -> Read<Option<Value>> {
+        let Value::Array(items) = lexer.any()? else { return Ok(None) };
+        let mut bytes = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            self.path.push(Step::Index(index));
+            match byte(item) {
+                Ok(byte) => bytes.push(byte),
+                Err(found) => {
+                    self.wrong(&found, "uint8");
+                    bytes.push(0);
+                }
+            }
+            self.path.pop();
+        }
+        Ok(Some(Value::String(scalar::base64_of(&bytes))))
+    }
+
     /// Values with a text form of their own.
     fn scalar(&mut self, lexer: &mut Lexer<'_>, element: Element<'a>, first: u8) -> Read<Option<Value>> {
         let shape = element.shape();
@@ -362,6 +380,9 @@ impl<'a> Decoder<'a> {
         if first != b'"' {
             if let Shape::Quantity = shape {
                 return self.quantity("?");
+            }
+            if let (Shape::Bytes, b'[') = (shape, first) {
+                return self.bytes(lexer);
             }
             if let Shape::Bytes = shape {
                 return self.misfit(lexer, false, || element.go_type());
@@ -428,6 +449,17 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// A byte in a list of numbers, or what stands there instead.
+fn byte(value: &Value) -> Result<u8, String> {
+    match value {
+        Value::Null => Ok(0),
+        Value::Number(number) => {
+            number.as_u64().and_then(|number| u8::try_from(number).ok()).ok_or_else(|| format!("number {number}"))
+        }
+        other => Err(super::lexer::kind_of(other).to_owned()),
+    }
+}
+
 fn push_dotted(path: &mut String, name: &str) {
     if !path.is_empty() {
         path.push('.');
@@ -463,7 +495,9 @@ pub(crate) fn keep(field: Field<'_>, value: Value) -> Option<Value> {
     }
     let shape = field.shape();
     if field.omitempty() {
-        return if is_empty(shape, &value) { None } else { Some(value) };
+        // An empty list of managers asks to forget them all; it is no more when it has been read.
+        let reset = field.json() == "managedFields" && value.is_array();
+        return if is_empty(shape, &value) && !reset { None } else { Some(value) };
     }
     // Empty lists and maps do not survive the store.
     let lost = matches!(shape, Shape::List(_) | Shape::Map(_)) && is_empty(shape, &value);

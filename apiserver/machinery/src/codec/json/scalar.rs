@@ -132,6 +132,10 @@ fn parse_time(text: &str, layout: &'static str) -> Result<DateTime<Utc>, String>
     Ok((local - TimeDelta::seconds(zone)).and_utc())
 }
 
+pub(crate) fn base64_of(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
 /// Standard base64 with padding; newlines are passed over, as in Go.
 pub(crate) fn base64(text: &str) -> Result<String, String> {
     let clean: String;

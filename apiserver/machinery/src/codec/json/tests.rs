@@ -337,3 +337,12 @@ fn custom_resources_are_applied_by_their_list_types() {
     let second = apply("b", Some(&first), json!({"parts": [{"id": "y"}]}));
     assert_eq!(second["spec"]["parts"], json!([{"id": "x", "n": 1}, {"id": "y"}]));
 }
+
+#[test]
+fn bytes_may_be_a_list_of_numbers() {
+    let map = ty("", "v1", "ConfigMap");
+    let decoded = read(&map, r#"{"binaryData":{"a":[1,null,255]}}"#, FieldValidation::Strict).unwrap();
+    assert_eq!(decoded.value["binaryData"], json!({"a": "AQD/"}));
+    let told = read(&map, r#"{"binaryData":{"a":[256]}}"#, FieldValidation::Strict).unwrap_err().to_string();
+    assert!(told.contains("cannot unmarshal number 256") && told.ends_with("of type uint8"), "{told}");
+}
