@@ -43,6 +43,8 @@ pub struct Def {
     rules: Rules,
     backing: Backing,
     deprecated: Option<&'static str>,
+    converted_annotations: &'static [(&'static str, &'static str)],
+    rows_by: &'static str,
 }
 
 impl Def {
@@ -63,7 +65,21 @@ impl Def {
             rules: Rules::BASE,
             backing: Backing::Stored,
             deprecated: None,
+            converted_annotations: &[],
+            rows_by: "",
         }
+    }
+
+    /// See [`ResourceSpec::converted_annotations`].
+    pub fn converted_annotations(mut self, annotations: &'static [(&'static str, &'static str)]) -> Self {
+        self.converted_annotations = annotations;
+        self
+    }
+
+    /// See [`ResourceSpec::rows_by`].
+    pub fn rows_by(mut self, path: &'static str) -> Self {
+        self.rows_by = path;
+        self
     }
 
     /// The server has a handler of its own for the type.
@@ -217,6 +233,8 @@ impl Def {
             columns: Arc::new(Printed { table: self.columns, group: self.group, kind: self.kind }),
             strategy: Arc::new(self.rules),
             backing: self.backing,
+            converted_annotations: self.converted_annotations,
+            rows_by: self.rows_by,
         }
     }
 }

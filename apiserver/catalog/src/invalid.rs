@@ -480,3 +480,34 @@ fn autoscalers() {
         &[],
     );
 }
+
+#[test]
+fn what_an_update_may_not_make_of_a_status_or_a_revision() {
+    update_refused(
+        "controllerrevisions.apps",
+        &[("data", json!({}))],
+        &["data: Invalid value: {}: field is immutable"],
+    );
+}
+
+#[test]
+fn names_that_only_some_types_take() {
+    let problems = |resource: &str, name: &str, prefix: bool| named(resource).strategy.name_problems(name, prefix);
+    assert_eq!(problems("poddisruptionbudgets.policy", "a/b", false), ["may not contain '/'"]);
+    assert!(problems("poddisruptionbudgets.policy", "A b", false).is_empty());
+    assert!(problems("replicationcontrollers", "A b-", true).is_empty());
+    assert_eq!(problems("replicationcontrollers", "A b", false).len(), 1);
+}
+
+#[test]
+fn csi_drivers_with_tokens_are_warned_of() {
+    let spec = named("csidrivers.storage.k8s.io");
+    let ctx_warnings = |object: &Value, old: Option<&Value>| {
+        crate::tests::with_context(|ctx| spec.strategy.warnings(ctx, object, old))
+    };
+    let tokens = json!({"spec": {"tokenRequests": [{"audience": "a"}]}});
+    assert_eq!(ctx_warnings(&tokens, None).len(), 1);
+    assert!(ctx_warnings(&tokens, Some(&tokens)).is_empty());
+    let set = json!({"spec": {"tokenRequests": [{"audience": "a"}], "serviceAccountTokenInSecrets": false}});
+    assert!(ctx_warnings(&set, None).is_empty());
+}

@@ -4,6 +4,11 @@ pub use skeg_machinery::validation::{
     name_is_dns_label as label, name_is_dns_subdomain as subdomain, name_is_path_segment as path_segment,
 };
 
+/// A subdomain where upstream's rule is a declarative one, which knows nothing of prefixes.
+pub fn declared_subdomain(name: &str, prefix: bool) -> Vec<String> {
+    if prefix { path_segment(name, true) } else { subdomain(name, false) }
+}
+
 /// Any name.
 pub fn any(_: &str, _: bool) -> Vec<String> {
     Vec::new()

@@ -50,6 +50,11 @@ pub struct ResourceSpec {
     pub columns: Arc<dyn Columns>,
     pub strategy: Arc<dyn Strategy>,
     pub backing: Backing,
+    /// Annotations that stand for what upstream's internal type has as fields, so that whole objects have them and their
+    /// metadata alone does not; and what an empty object is written with, "" for nothing.
+    pub converted_annotations: &'static [(&'static str, &'static str)],
+    /// The number, dotted, that the rows of a table are in order of; "" for the order of names.
+    pub rows_by: &'static str,
 }
 
 /// Where objects of a type are.

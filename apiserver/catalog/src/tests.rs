@@ -154,7 +154,9 @@ fn a_cell_for_every_column() {
         let (object, _) = create(&spec, fixture(&spec));
         for object in [&object, &json!({})] {
             let cells = spec.columns.cells(object, now());
-            assert_eq!(cells.len(), definitions.len(), "{}", full_name(&spec));
+            // Upstream tells the age of an address in a column that it does not declare.
+            let undeclared = usize::from(spec.resource == "ipaddresses");
+            assert_eq!(cells.len(), definitions.len() + undeclared, "{}", full_name(&spec));
         }
         let first = spec.columns.cells(&object, now()).into_iter().next().unwrap();
         if definitions[0].name == "Name" {

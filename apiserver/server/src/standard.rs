@@ -148,7 +148,8 @@ fn specials(kubelets: &Arc<Kubelets>, edge: &Edge) -> HashMap<(String, String, S
     }
     add("", "serviceaccounts", "token", Arc::new(Token { issuer: edge.issuer.clone() }));
     let (authentication, authorization) = ("authentication.k8s.io", "authorization.k8s.io");
-    add(authentication, "tokenreviews", "", Arc::new(TokenReview { authenticator: edge.authenticator.clone() }));
+    let reviews = TokenReview { authenticator: edge.authenticator.clone(), audiences: edge.issuer.audiences.clone() };
+    add(authentication, "tokenreviews", "", Arc::new(reviews));
     add(authentication, "selfsubjectreviews", "", Arc::new(SelfSubjectReview));
     let authorizer = || edge.authorizer.clone();
     for resource in ["subjectaccessreviews", "localsubjectaccessreviews", "selfsubjectaccessreviews"] {

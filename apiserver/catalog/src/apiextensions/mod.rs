@@ -87,7 +87,7 @@ fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
     let path = Path::new("spec");
     let spec = crd.at("spec");
     let own = crd.text("metadata.name");
-    if own != format!("{}.{}", spec.text("names.plural"), spec.text("group")) {
+    if old.is_none() && own != format!("{}.{}", spec.text("names.plural"), spec.text("group")) {
         let detail = "must be spec.names.plural+\".\"+spec.group";
         e.invalid(&Path::new("metadata").child("name"), own, detail);
     }

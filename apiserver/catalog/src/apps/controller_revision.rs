@@ -4,7 +4,7 @@ use serde_json::Value;
 use skeg_machinery::field::{ErrorList, Path};
 
 use crate::builder::Def;
-use crate::check::Report;
+use crate::check::{IMMUTABLE, Report};
 use crate::columns::{AGE, NAME, Table, name, text};
 use crate::json::Read;
 use crate::rules::Rules;
@@ -32,7 +32,10 @@ pub fn spec() -> ResourceSpec {
             check_update: |object, old| {
                 let mut e = ErrorList::new();
                 e.non_negatives(&Path::root(), object, &["revision"]);
-                e.immutable(&Path::new("data"), object.at("data"), old.at("data"));
+                // Compared as it was sent: an empty member is one.
+                if object.at("data") != old.at("data") {
+                    e.invalid(&Path::new("data"), object.at("data").clone(), IMMUTABLE);
+                }
                 e
             },
             metadata_checks: (1, 1),

@@ -17,6 +17,7 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub fn spec() -> ResourceSpec {
     Def::new("apps", "v1", "daemonsets", "DaemonSet")
+        .converted_annotations(const { &[(TEMPLATE_GENERATION, "0")] })
         .short(&["ds"])
         .categories(&["all"])
         .status(Part {

@@ -17,6 +17,7 @@ use crate::spec::{Generation, ResourceSpec};
 pub fn horizontal_pod_autoscaler() -> ResourceSpec {
     Def::new("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
         .version("v1", v1::conversion())
+        .converted_annotations(v1::ANNOTATIONS)
         .short(&["hpa"])
         .categories(&["all"])
         .status(Part::status(|object, _| {
@@ -63,6 +64,13 @@ fn defaults(version: &str, object: &mut Value) {
     object.default_to("spec.minReplicas", 1);
     if version != "v2" {
         return;
+    }
+    // v2 has members for them.
+    if let Some(annotations) = object.at_mut("metadata.annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|name, _| !v1::ANNOTATIONS.iter().any(|(own, _)| own == name));
+        if annotations.is_empty() {
+            object.remove("metadata.annotations");
+        }
     }
     if object.list("spec.metrics").is_empty() {
         object.set("spec.metrics", json!([default_metric()]));

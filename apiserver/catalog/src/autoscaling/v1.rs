@@ -14,6 +14,9 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 
+/// All that the v1 form has in annotations.
+pub const ANNOTATIONS: &[(&str, &str)] = &[(METRICS, ""), (CURRENT, ""), (BEHAVIOR, ""), (CONDITIONS, "")];
+
 pub fn conversion() -> Conversion {
     Conversion { to_storage: Arc::new(|object| Ok(to_v2(object))), from_storage: Arc::new(|object| Ok(to_v1(object))) }
 }
@@ -46,7 +49,7 @@ fn to_v1(mut object: Value) -> Value {
         .filter(|metric| is_cpu(metric, "current"))
         .find_map(|metric| metric.opt_int("resource.current.averageUtilization"));
     if object.has("spec.behavior") {
-        notes.insert(BEHAVIOR.into(), object.at("spec.behavior").to_string().into());
+        notes.insert(BEHAVIOR.into(), internal_behavior(object.at("spec.behavior")).to_string().into());
     }
     if !object.list("status.conditions").is_empty() {
         notes.insert(CONDITIONS.into(), object.at("status.conditions").to_string().into());
@@ -76,7 +79,7 @@ fn to_v2(mut object: Value) -> Value {
     };
     let mut metrics: Vec<Value> = list(METRICS).iter().map(|metric| rename_source(metric, "target", false)).collect();
     let current: Vec<Value> = list(CURRENT).iter().map(|metric| rename_source(metric, "current", false)).collect();
-    let (behavior, conditions) = (read(BEHAVIOR), list(CONDITIONS));
+    let (behavior, conditions) = (read(BEHAVIOR).map(external_behavior), list(CONDITIONS));
     if let Some(percent) = object.opt_int("spec.targetCPUUtilizationPercentage") {
         let target = json!({"type": "Utilization", "averageUtilization": percent});
         metrics.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
@@ -103,6 +106,45 @@ fn to_v2(mut object: Value) -> Value {
     }
     set_annotations(&mut object, notes);
     object
+}
+
+/// A behavior as its annotation has it: upstream writes its internal type, whose members are all there.
+fn internal_behavior(behavior: &Value) -> Value {
+    let rules = |name: &str| {
+        let rules = behavior.at(name);
+        if rules.is_null() {
+            return Value::Null;
+        }
+        let policy = |policy: &Value| json!({"Type": policy.text("type"), "Value": policy.int("value"), "PeriodSeconds": policy.int("periodSeconds")});
+        let policies = match rules.at("policies") {
+            Value::Array(policies) => policies.iter().map(policy).collect(),
+            _ => Value::Null,
+        };
+        json!({
+            "StabilizationWindowSeconds": rules.at("stabilizationWindowSeconds"),
+            "SelectPolicy": rules.at("selectPolicy"),
+            "Policies": policies,
+            "Tolerance": rules.at("tolerance"),
+        })
+    };
+    json!({"ScaleUp": rules("scaleUp"), "ScaleDown": rules("scaleDown")})
+}
+
+/// The other way; Go reads members whatever the case of their letters.
+fn external_behavior(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let written = members.into_iter().filter(|(_, value)| !value.is_null());
+            let lower = |key: &str| {
+                let mut letters = key.chars();
+                let first = letters.next().map(|letter| letter.to_ascii_lowercase().to_string()).unwrap_or_default();
+                first + letters.as_str()
+            };
+            Value::Object(written.map(|(key, value)| (lower(&key), external_behavior(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(external_behavior).collect(),
+        other => other,
+    }
 }
 
 fn set_annotations(object: &mut Value, notes: Map<String, Value>) {
@@ -161,14 +203,56 @@ fn rename_source(metric: &Value, part: &str, to_old: bool) -> Value {
         };
         out.set("target.type", target);
     }
+    if to_old {
+        out = as_go_writes(out, kind, part);
+    }
     let mut whole = json!({ "type": kind });
     whole.set(&member, out);
     whole
 }
 
+/// A flat metric with its members in the order of upstream's types, and those that Go writes even where they are zero.
+fn as_go_writes(mut source: Value, kind: &str, part: &str) -> Value {
+    let (value, average) = (format!("{part}Value"), format!("{part}AverageValue"));
+    match (kind, part) {
+        ("Object", _) | ("External", "current") => source.default_to(&value, "0"),
+        ("Pods", _) | ("Resource" | "ContainerResource", "current") => source.default_to(&average, "0"),
+        _ => {}
+    }
+    let utilization = format!("{part}AverageUtilization");
+    let order = [
+        "target",
+        "metricName",
+        "metricSelector",
+        "name",
+        &value,
+        &utilization,
+        &average,
+        "selector",
+        "averageValue",
+        "container",
+    ];
+    let mut out = json!({});
+    for member in order {
+        out.copy_from(member, &source);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_behavior_is_annotated_as_the_internal_type() {
+        let behavior = json!({"scaleUp": {"selectPolicy": "Max", "policies": [{"type": "Pods", "value": 4, "periodSeconds": 15}]}});
+        let internal = internal_behavior(&behavior);
+        assert_eq!(
+            internal.to_string(),
+            r#"{"ScaleUp":{"StabilizationWindowSeconds":null,"SelectPolicy":"Max","Policies":[{"Type":"Pods","Value":4,"PeriodSeconds":15}],"Tolerance":null},"ScaleDown":null}"#
+        );
+        assert_eq!(external_behavior(internal), behavior);
+    }
 
     #[test]
     fn v2_survives_the_way_through_v1() {

@@ -1,5 +1,7 @@
 //! Jobs.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use skeg_machinery::field::{Error, ErrorList, Path};
 use skeg_machinery::validation as rules;
@@ -218,6 +220,7 @@ fn check_status(job: &Value, old: &Value) -> ErrorList {
     let status = job.at("status");
     let before = old.at("status");
     e.non_negatives(&path, status, &["active", "succeeded", "failed", "ready", "terminating"]);
+    uncounted_pods(&mut e, &path.child("uncountedTerminatedPods"), status.at("uncountedTerminatedPods"));
     let is = |job: &Value, kind: &str| condition_true(job, "status.conditions", kind);
     let conditions = path.child("conditions");
     let (complete, failed) = (is(job, "Complete"), is(job, "Failed"));
@@ -282,6 +285,21 @@ fn check_status(job: &Value, old: &Value) -> ErrorList {
         e.invalid(&path.child("ready"), status.int("ready"), "cannot set more ready pods than active");
     }
     e
+}
+
+/// Each pod is waiting to be counted once.
+fn uncounted_pods(e: &mut ErrorList, path: &Path, uncounted: &Value) {
+    let mut seen = BTreeSet::new();
+    for member in ["succeeded", "failed"] {
+        let at = path.child(member);
+        for (index, uid) in uncounted.texts(member).into_iter().enumerate() {
+            if uid.is_empty() {
+                e.invalid(&at.index(index), uid, "must not be empty");
+            } else if !seen.insert(uid) {
+                e.duplicate(&at.index(index), uid);
+            }
+        }
+    }
 }
 
 fn status_times(e: &mut ErrorList, path: &Path, job: &Value, old: &Value, complete: bool) {

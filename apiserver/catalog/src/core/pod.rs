@@ -398,6 +398,10 @@ fn check_status(pod: &Value, old: &Value) -> ErrorList {
             e.forbidden(&path.child("nominatedNodeName"), detail);
         }
     }
+    let generation = pod.int("status.observedGeneration");
+    if generation < 0 {
+        e.invalid(&path.child("observedGeneration"), generation, "must be a non-negative integer");
+    }
     e.immutable(&path.child("qosClass"), pod.at("status.qosClass"), old.at("status.qosClass"));
     for (member, of) in [
         ("containerStatuses", "containers"),

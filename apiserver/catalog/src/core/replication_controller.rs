@@ -9,6 +9,7 @@ use crate::builder::Def;
 use crate::check::{Report, selects};
 use crate::columns::{AGE, NAME, Table, containers, int, labels, name, wide};
 use crate::json::{Read, Write};
+use crate::names;
 use crate::rules::{Part, Rules};
 use crate::spec::{GcPolicy, ResourceSpec};
 
@@ -51,6 +52,7 @@ pub fn spec() -> ResourceSpec {
             },
         })
         .rules(Rules {
+            name: names::declared_subdomain,
             defaults: |_, controller| {
                 if !controller.has("spec") {
                     controller.set("spec", json!({}));

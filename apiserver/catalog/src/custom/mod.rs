@@ -77,6 +77,8 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
         selectable_fields.iter().map(|field| field.label.to_string()).collect(),
     );
     ResourceSpec {
+        converted_annotations: &[],
+        rows_by: "",
         group: crd.text("spec.group").to_owned().into(),
         resource: names.text("plural").to_owned().into(),
         singular: names.text("singular").to_owned().into(),

@@ -50,6 +50,13 @@ pub fn endpoint_slice() -> ResourceSpec {
                 }
             },
             check: |slice| check(slice, None),
+            warn: |slice, old| {
+                let mut warnings = Vec::new();
+                if old.is_none() && slice.text("addressType") == "FQDN" {
+                    warnings.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+                }
+                warnings
+            },
             check_update: |slice, old| {
                 let mut e = check(slice, Some(old));
                 e.immutable(&Path::new("addressType"), slice.at("addressType"), old.at("addressType"));

@@ -15,6 +15,7 @@ const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
 pub fn flow_schema() -> ResourceSpec {
     Def::new(GROUP, "v1", "flowschemas", "FlowSchema")
+        .rows_by("spec.matchingPrecedence")
         .cluster()
         .status(Part {
             check: |schema, _| {

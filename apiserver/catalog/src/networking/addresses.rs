@@ -19,7 +19,8 @@ pub fn ip_address() -> ResourceSpec {
         .short(&["ip"])
         .columns(Table {
             columns: const { &[NAME, text("ParentRef")] },
-            cells: |address, _| vec![name(address), parent(address).into()],
+            // Upstream tells the age too, in a column that it does not declare.
+            cells: |address, row| vec![name(address), parent(address).into(), row.age(address)],
         })
         .rules(Rules {
             name: |name, _| {
@@ -28,7 +29,7 @@ pub fn ip_address() -> ResourceSpec {
             },
             check,
             check_update: |address, old| {
-                let mut e = ErrorList::new();
+                let mut e = check(address);
                 let at = Path::new("spec").child("parentRef");
                 e.immutable(&at, address.at("spec.parentRef"), old.at("spec.parentRef"));
                 e

@@ -7,6 +7,7 @@ use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, Table, int, name, text};
 use crate::json::{Read, Write};
+use crate::names;
 use crate::rules::{Part, Rules};
 use crate::spec::ResourceSpec;
 
@@ -41,6 +42,8 @@ pub fn pod_disruption_budget() -> ResourceSpec {
             },
         })
         .rules(Rules {
+            // Upstream validates no ObjectMeta of its own here.
+            name: names::path_segment,
             create: |_, budget| {
                 let zero =
                     json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0});

@@ -115,8 +115,10 @@ pub fn device_class() -> ResourceSpec {
         .cluster()
         .columns(NAME_AGE)
         .rules(Rules {
+            name: crate::names::declared_subdomain,
             check: check_class,
             check_update: |class, _| check_class(class),
+            metadata_checks: (1, 1),
             generation: Generation::OnSpecChange,
             ..Rules::PLAIN
         })

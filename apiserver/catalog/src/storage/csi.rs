@@ -63,6 +63,17 @@ pub fn driver() -> ResourceSpec {
                 }
             },
             check: check_driver,
+            warn: |driver, old| {
+                let tokens = |driver: &Value| driver.at("spec.tokenRequests").clone();
+                let changed = old.is_none_or(|old| !same(&tokens(old), &tokens(driver)));
+                let unset = !driver.has("spec.serviceAccountTokenInSecrets");
+                if !changed || !unset || driver.list("spec.tokenRequests").is_empty() {
+                    return Vec::new();
+                }
+                let warning = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to \
+                               prevent possible logging of tokens in volume attributes";
+                vec![warning.to_owned()]
+            },
             check_update: |driver, old| {
                 let mut e = check_driver(driver);
                 let path = Path::new("spec");

@@ -77,7 +77,8 @@ pub async fn run(
 fn plan(served: &Served, found: &BTreeMap<String, Value>) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut wanted = Vec::new();
-    for (group, version, custom) in &served.versions {
+    // The aggregator's own group has none.
+    for (group, version, custom) in served.versions.iter().filter(|(group, ..)| group != "apiregistration.k8s.io") {
         let name = format!("{version}.{group}");
         if !found.contains_key(&name) {
             actions.push(Action::Create(api_service(&name, group, version, *custom)));

@@ -124,7 +124,6 @@ pub fn service_cidr(networks: &[IpNet], now: &str) -> Vec<Initial> {
         "status": { "conditions": [{
             "type": "Ready",
             "status": "True",
-            "reason": "",
             "message": "Kubernetes default Service CIDR is ready",
             "lastTransitionTime": now,
         }] },

@@ -51,6 +51,7 @@ async fn list(target: &Target) -> Result<Response, Status> {
     let mut found = futures::future::join_all(asked).await;
     let fields: &Fields = &target.resource.cache.fields;
     found.retain(|json| fields.read(json).is_ok_and(|item| selection.matches(&item)));
+    target.check_partial(&output)?;
     let list = written(target, output.transform, found)?;
     Ok(respond::value(StatusCode::OK, &output, &list))
 }
@@ -71,7 +72,7 @@ fn written(target: &Target, transform: Transform, found: Vec<Bytes>) -> Result<V
             }
             Transform::Partial { beta, .. } => {
                 let mut out = Vec::new();
-                write_partial(&json, beta, &mut out)?;
+                write_partial(&target.resource.spec, &json, beta, &mut out)?;
                 tree(&out)?
             }
             Transform::Table { .. } => {

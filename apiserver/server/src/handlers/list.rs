@@ -14,8 +14,10 @@ use http::HeaderValue;
 use http::StatusCode;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use skeg_machinery::codec::json;
 use skeg_machinery::field::{self, Path};
+use skeg_machinery::meta;
 use skeg_machinery::status::Status;
 use skeg_storage::StoreError;
 use skeg_storage::cacher::{ListRequest, Read};
@@ -23,7 +25,7 @@ use skeg_storage::cacher::{ListRequest, Read};
 use super::Target;
 use super::table::Pieces;
 use crate::cache::Item;
-use crate::negotiate::{self, Media, Output};
+use crate::negotiate::{self, Media, Output, Transform};
 use crate::protobuf;
 use crate::query::{EXACT, ListOptions, NOT_OLDER_THAN, parse_uint};
 use crate::respond;
@@ -196,7 +198,11 @@ fn expired_continue(after: Option<&str>) -> Status {
 const CHUNK: usize = 64 * 1024;
 
 /// The list as the client wants it.
-pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, Status> {
+pub fn answer(target: &Target, output: &Output, mut page: Page) -> Result<Response, Status> {
+    target.check_partial(output)?;
+    if matches!(output.transform, Transform::Table { .. }) {
+        in_row_order(target.resource.spec.rows_by, &mut page.entries);
+    }
     let pieces = Pieces::of_list(&target.resource, target.version(), output.transform, &page, target.call.server.now());
     let gzip = negotiate::accepts_gzip(target.headers());
     if output.media == Media::Protobuf {
@@ -231,6 +237,18 @@ pub fn answer(target: &Target, output: &Output, page: Page) -> Result<Response, 
         Ok(next <= page.entries.len())
     };
     Ok(streamed(Media::Json, gzip && size >= respond::GZIP_FROM, write))
+}
+
+/// Sorts what a table shows by a number in it, where its type has one for that.
+fn in_row_order(path: &str, entries: &mut [Entry]) {
+    if path.is_empty() {
+        return;
+    }
+    let steps: Vec<&str> = path.split('.').collect();
+    entries.sort_by_cached_key(|entry| {
+        let tree: Value = serde_json::from_slice(&entry.bytes).unwrap_or_default();
+        meta::get(&tree, &steps).and_then(Value::as_i64).unwrap_or_default()
+    });
 }
 
 /// The list in protobuf: its length stands before it, so every item is encoded, or found so, before the first is sent.

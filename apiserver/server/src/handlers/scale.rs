@@ -4,7 +4,7 @@ use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
 use skeg_catalog::columns;
-use skeg_catalog::spec::{Subresource, Verb};
+use skeg_catalog::spec::{Columns, Subresource, Verb};
 use skeg_machinery::codec::json::decode_value;
 use skeg_machinery::field::{self, Path};
 use skeg_machinery::gvk::{GroupKind, GroupVersionKind};
@@ -146,7 +146,8 @@ fn answer(target: &Target, parent: &Value) -> Result<Response, Status> {
     };
     let json = serde_json::to_vec(&scale).expect("a JSON tree serializes");
     let mut out = Vec::new();
-    table::write_table(&columns::SCALE, &scale, &json, (beta, include), true, target.call.server.now(), &mut out)?;
+    let about = (&*target.resource.spec, &columns::SCALE as &dyn Columns);
+    table::write_table(about, &scale, &json, (beta, include), true, target.call.server.now(), &mut out)?;
     Ok(respond::json(StatusCode::OK, &output, out.into(), negotiate::accepts_gzip(target.headers())))
 }
 

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use skeg_catalog::spec::{Columns, VersionSpec};
+use skeg_catalog::spec::{Columns, ResourceSpec, VersionSpec};
 use skeg_machinery::status::Status;
 
 use super::list::{Entry, Page};
@@ -108,12 +108,12 @@ impl Pieces {
             }
             Transform::Partial { beta, .. } => {
                 let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
-                write_partial(&json, beta, out)?;
+                write_partial(&self.resource.spec, &json, beta, out)?;
             }
             Transform::Table { beta, include } => {
                 let tree = object::decode_stored(&entry.bytes, entry.revision)?;
                 let json = self.resource.render(self.version(), &entry.bytes, entry.revision)?;
-                write_row(&*self.resource.spec.columns, &tree, &json, (beta, include), self.now, out)?;
+                write_row(printed(&self.resource.spec), &tree, &json, (beta, include), self.now, out)?;
             }
         }
         Ok(())
@@ -124,7 +124,11 @@ impl Pieces {
         let version = self.version();
         let json = || self.resource.render(version, &entry.bytes, entry.revision);
         match self.transform {
-            Transform::Partial { .. } => protobuf::message(&json()?, &protobuf::partial_type()?),
+            Transform::Partial { beta, .. } => {
+                let mut partial = Vec::new();
+                write_partial(&self.resource.spec, &json()?, beta, &mut partial)?;
+                protobuf::message(&partial, &protobuf::partial_type()?)
+            }
             _ if self.resource.is_stored(version) => {
                 self.resource.cache.message(entry, || protobuf::message(&json()?, &version.schema))
             }
@@ -189,19 +193,42 @@ struct OnlyMetadata<'a> {
 }
 
 /// PartialObjectMetadata from the JSON of an object, its metadata copied as it is.
-pub fn write_partial(json: &[u8], beta: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+pub fn write_partial(spec: &ResourceSpec, json: &[u8], beta: bool, out: &mut Vec<u8>) -> Result<(), Status> {
     let only: OnlyMetadata<'_> = serde_json::from_slice(json).map_err(Status::internal_error)?;
+    let bare = only.metadata.and_then(|metadata| without_converted(spec, metadata.get()));
     out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
     out.extend_from_slice(meta_version(beta).as_bytes());
     out.extend_from_slice(b"\",\"metadata\":");
-    out.extend_from_slice(only.metadata.map_or("{}", RawValue::get).as_bytes());
+    let metadata = bare.as_deref().unwrap_or_else(|| only.metadata.map_or("{}", RawValue::get));
+    out.extend_from_slice(metadata.as_bytes());
     out.push(b'}');
     Ok(())
 }
 
+/// The metadata without the annotations that only whole objects have; `None` where it has none of them.
+fn without_converted(spec: &ResourceSpec, metadata: &str) -> Option<String> {
+    if !spec.converted_annotations.iter().any(|(name, _)| metadata.contains(name)) {
+        return None;
+    }
+    let mut metadata: Value = serde_json::from_str(metadata).ok()?;
+    let annotations = metadata.get_mut("annotations")?.as_object_mut()?;
+    for (name, _) in spec.converted_annotations {
+        annotations.shift_remove(*name);
+    }
+    if annotations.is_empty() {
+        metadata.as_object_mut()?.shift_remove("annotations");
+    }
+    Some(metadata.to_string())
+}
+
+/// A type and the columns that its objects are printed in.
+pub fn printed(spec: &ResourceSpec) -> (&ResourceSpec, &dyn Columns) {
+    (spec, &*spec.columns)
+}
+
 /// One row: cells of the storage version's `tree`, and as much of `json` as `include` says.
 fn write_row(
-    columns: &dyn Columns,
+    (spec, columns): (&ResourceSpec, &dyn Columns),
     tree: &Value,
     json: &[u8],
     (beta, include): (bool, Include),
@@ -213,7 +240,7 @@ fn write_row(
     out.extend_from_slice(b",\"object\":");
     match include {
         Include::None => out.extend_from_slice(b"null"),
-        Include::Metadata => write_partial(json, beta, out)?,
+        Include::Metadata => write_partial(spec, json, beta, out)?,
         Include::Object => out.extend_from_slice(json),
     }
     out.push(b'}');
@@ -222,7 +249,7 @@ fn write_row(
 
 /// A whole Table around one object. `definitions` only where the client has not had them.
 pub fn write_table(
-    columns: &dyn Columns,
+    (spec, columns): (&ResourceSpec, &dyn Columns),
     tree: &Value,
     json: &[u8],
     (beta, include): (bool, Include),
@@ -243,7 +270,7 @@ pub fn write_table(
         "columnDefinitions": definitions,
     });
     out.extend_from_slice(&open_list(head, "rows"));
-    write_row(columns, tree, json, (beta, include), now, out)?;
+    write_row((spec, columns), tree, json, (beta, include), now, out)?;
     out.extend_from_slice(b"]}");
     Ok(())
 }
@@ -259,11 +286,11 @@ pub fn transform_one(
     let mut out = Vec::new();
     match transform {
         Transform::None => return Ok(json),
-        Transform::Partial { beta, .. } => write_partial(&json, beta, &mut out)?,
+        Transform::Partial { beta, .. } => write_partial(&resource.spec, &json, beta, &mut out)?,
         Transform::Table { beta, include } => {
             let seen: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
             let tree = resource.to_storage(version, seen)?;
-            write_table(&*resource.spec.columns, &tree, &json, (beta, include), true, now, &mut out)?;
+            write_table(printed(&resource.spec), &tree, &json, (beta, include), true, now, &mut out)?;
         }
     }
     Ok(out.into())

@@ -171,11 +171,19 @@ impl Frames {
         self.open(kind, &mut out);
         match self.output.transform {
             Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta, .. } => table::write_partial(&json, beta, &mut out)?,
+            Transform::Partial { beta, .. } => table::write_partial(&self.resource.spec, &json, beta, &mut out)?,
             Transform::Table { beta, include } => {
                 let tree = object::decode_stored(bytes, revision)?;
                 let now = self.server.now();
-                table::write_table(&*self.resource.spec.columns, &tree, &json, (beta, include), first, now, &mut out)?;
+                table::write_table(
+                    table::printed(&self.resource.spec),
+                    &tree,
+                    &json,
+                    (beta, include),
+                    first,
+                    now,
+                    &mut out,
+                )?;
             }
         }
         out.extend_from_slice(b"}\n");
@@ -186,7 +194,7 @@ impl Frames {
         let mut partial = Vec::new();
         let json = match self.output.transform {
             Transform::Partial { beta, .. } => {
-                table::write_partial(json, beta, &mut partial)?;
+                table::write_partial(&self.resource.spec, json, beta, &mut partial)?;
                 &partial
             }
             _ => json,
@@ -208,8 +216,11 @@ impl Frames {
             "apiVersion": self.resource.kind(&version.version).api_version(),
             "metadata": {"resourceVersion": revision.to_string()},
         });
+        for (name, value) in self.resource.spec.converted_annotations.iter().filter(|(_, value)| !value.is_empty()) {
+            object["metadata"]["annotations"][*name] = json!(value);
+        }
         if end_of_initial {
-            object["metadata"]["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+            object["metadata"]["annotations"][INITIAL_EVENTS_END] = json!("true");
         }
         let json = codec::encode(&object, &version.schema);
         if self.output.media == Media::Protobuf {
@@ -219,12 +230,20 @@ impl Frames {
         self.open("BOOKMARK", &mut out);
         match self.output.transform {
             Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta, .. } => table::write_partial(&json, beta, &mut out)?,
+            Transform::Partial { beta, .. } => table::write_partial(&self.resource.spec, &json, beta, &mut out)?,
             Transform::Table { beta, include } => {
                 let first = std::mem::take(&mut self.first);
                 let tree: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
                 let now = self.server.now();
-                table::write_table(&*self.resource.spec.columns, &tree, &json, (beta, include), first, now, &mut out)?;
+                table::write_table(
+                    table::printed(&self.resource.spec),
+                    &tree,
+                    &json,
+                    (beta, include),
+                    first,
+                    now,
+                    &mut out,
+                )?;
             }
         }
         out.extend_from_slice(b"}\n");

@@ -18,6 +18,8 @@ use crate::special::{SpecialHandler, SpecialRequest, review_check};
 /// tokenreviews.
 pub struct TokenReview {
     pub authenticator: Arc<dyn Authenticator>,
+    /// What tokens are for that say nothing of it.
+    pub audiences: Vec<String>,
 }
 
 /// selfsubjectreviews.
@@ -50,13 +52,27 @@ impl SpecialHandler for TokenReview {
         if token.is_empty() {
             return Err(Status::bad_request("token is required for TokenReview in authentication"));
         }
-        let credentials = Credentials::token(&token, strings(&review["spec"]["audiences"]));
+        let mut wanted = strings(&review["spec"]["audiences"]);
+        if wanted.is_empty() {
+            wanted.clone_from(&self.audiences);
+        }
+        let credentials = Credentials::token(&token, wanted.clone());
         // Of a status that was sent, what the answer does not replace stays.
         if !review["status"]["user"].is_object() {
             review["status"]["user"] = json!({});
         }
         let status = &mut review["status"];
-        match self.authenticator.authenticate(&credentials).await {
+        let answer = match self.authenticator.authenticate(&credentials).await {
+            // A token that says nothing of audiences is for this server.
+            Authentication::User { user, audiences } if audiences.is_empty() => {
+                match wanted.into_iter().filter(|audience| self.audiences.contains(audience)).collect::<Vec<_>>() {
+                    none if none.is_empty() => Authentication::Unknown,
+                    audiences => Authentication::User { user, audiences },
+                }
+            }
+            answer => answer,
+        };
+        match answer {
             Authentication::User { user, audiences } => {
                 status["user"] = with_authenticated_group(user).to_json();
                 status["authenticated"] = json!(true);

@@ -102,16 +102,22 @@ impl Write<'_> {
     }
 
     fn check_preconditions(&self, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
-        let namespace = self.resource.spec.group.is_empty() && self.resource.spec.resource == "namespaces";
-        // Upstream names the kind here, not the resource, but for namespaces.
-        let kind = GroupResource::new(self.resource.spec.group.clone(), self.resource.spec.kind.clone());
-        let about = if namespace { &self.resource.group_resource } else { &kind };
+        let spec = &self.resource.spec;
+        // Two types have a deletion of their own, which says this in its own way.
+        let own = matches!(
+            (&*spec.group, &*spec.resource),
+            ("", "namespaces") | ("apiextensions.k8s.io", "customresourcedefinitions")
+        );
+        // All others name the kind, not the resource, and the group of the internal type.
+        let group = if spec.group == "events.k8s.io" { "".into() } else { spec.group.clone() };
+        let kind = GroupResource::new(group, spec.kind.clone());
+        let about = if own { &self.resource.group_resource } else { &kind };
         for (what, wanted, live, guess) in [
             ("UID", &options.uid, meta::uid(old), "deleted and then recreated"),
             ("ResourceVersion", &options.resource_version, meta::resource_version(old), "modified"),
         ] {
             let Some(wanted) = wanted.as_ref().filter(|wanted| *wanted != live) else { continue };
-            let why = if namespace {
+            let why = if own {
                 format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {live}")
             } else {
                 format!(

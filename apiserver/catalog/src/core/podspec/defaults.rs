@@ -169,6 +169,9 @@ pub fn drop_disabled(spec: &mut Value) {
     spec.remove("schedulingGroup");
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         spec.each(list, |container| {
+            if !container.has("lifecycle.stopSignal") {
+                return;
+            }
             container.remove("lifecycle.stopSignal");
             if container.map("lifecycle").is_some_and(serde_json::Map::is_empty) {
                 container.remove("lifecycle");
