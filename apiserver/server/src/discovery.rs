@@ -16,12 +16,13 @@ use skeg_catalog::spec::{Backing, SubresourceSpec, Verb};
 use skeg_machinery::status::Status;
 
 use crate::aggregation::{self, Aggregation, RemoteGroup};
-use crate::negotiate::{self, Output};
+use crate::negotiate::{self, Media, Output};
 use crate::query::Query;
 use crate::registry::{Group, Resource, Snapshot, Version};
 use crate::respond;
 
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// The parameters of the media type of an aggregated document.
+const AGGREGATED: &str = "g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// The aggregated documents of one registry generation.
 #[derive(Default)]
@@ -47,10 +48,10 @@ pub fn serve(
 ) -> Option<Result<Response, Status>> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let document = match parts.as_slice() {
-        ["api"] | ["apis"] if wants_aggregated(headers) => {
+        ["api"] | ["apis"] if let Some(media) = wanted_aggregated(headers) => {
             let documents = discovery.documents(snapshot, aggregation);
             let (body, etag) = if parts[0] == "api" { &documents.core } else { &documents.groups };
-            return Some(Ok(aggregated(body, etag, headers)));
+            return Some(Ok(aggregated(body, etag, media, headers)));
         }
         ["api"] => api_versions(snapshot, headers),
         ["apis"] => json!({
@@ -97,25 +98,36 @@ fn remote_discovery((name, versions): &RemoteGroup) -> Value {
     json!({"metadata": {"name": name}, "versions": versions.iter().map(version).collect::<Vec<_>>()})
 }
 
-fn wants_aggregated(headers: &HeaderMap) -> bool {
+/// The form of the aggregated document that is wanted, if any is.
+fn wanted_aggregated(headers: &HeaderMap) -> Option<Media> {
     for clause in negotiate::accept_clauses(headers) {
         match (clause.param("as"), clause.param("g"), clause.param("v")) {
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return true,
-            (None, None, None) => return false,
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                let media = negotiate::ALL.into_iter().find(|&media| clause.allows(media));
+                if media.is_some() {
+                    return media;
+                }
+            }
+            (None, None, None) => return None,
             _ => {}
         }
     }
-    false
+    None
 }
 
-fn aggregated(body: &Bytes, etag: &str, headers: &HeaderMap) -> Response {
+fn aggregated(body: &Bytes, etag: &str, media: Media, headers: &HeaderMap) -> Response {
+    let (media, body) = match media {
+        Media::Json => (media, body.clone()),
+        _ => respond::encode_json(body.clone(), &Output { media, ..Output::JSON }),
+    };
     let unchanged = headers.get(IF_NONE_MATCH).is_some_and(|tag| tag.as_bytes() == etag.as_bytes());
-    let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(body.clone()) });
+    let mut response = Response::new(if unchanged { Body::empty() } else { Body::from(body) });
     if unchanged {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let own = response.headers_mut();
-    own.insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    let kind = format!("{};{AGGREGATED}", media.content_type());
+    own.insert(CONTENT_TYPE, HeaderValue::from_str(&kind).expect("a media type is a header value"));
     own.insert(VARY, HeaderValue::from_static("Accept"));
     own.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
     own.insert(ETAG, HeaderValue::from_str(etag).expect("a hash in quotes is a header value"));

@@ -34,7 +34,7 @@ impl Media {
 
 /// What bodies and answers may be, in the server's order of preference.
 pub const SUPPORTED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-const ALL: [Media; 3] = [Media::Json, Media::Yaml, Media::Protobuf];
+pub const ALL: [Media; 3] = [Media::Json, Media::Yaml, Media::Protobuf];
 
 /// A change of kind that `as=` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +81,7 @@ impl Clause {
         self.params.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    fn allows(&self, media: Media) -> bool {
+    pub fn allows(&self, media: Media) -> bool {
         self.kind == "*/*" || self.kind == "application/*" || self.kind == media.content_type()
     }
 }

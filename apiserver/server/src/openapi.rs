@@ -238,6 +238,7 @@ fn document(openapi: &OpenApi, source: &Source, headers: &HeaderMap, query: &Que
         Some(wanted) if wanted != hash => {
             let url = HeaderValue::from_str(&relative_url(&source.name, &hash)).expect("group names are header values");
             response.headers_mut().insert(LOCATION, url);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
             return response;
         }
@@ -287,7 +288,8 @@ fn insert_body(response: &mut Response, compressed: Bytes, headers: &HeaderMap) 
 fn v2(openapi: &OpenApi, snapshot: &Snapshot, headers: &HeaderMap) -> Response {
     let mut response = Response::new(Body::empty());
     let Some(encoding) = v2_encoding(headers) else {
-        response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept-Encoding"));
+        response.headers_mut().append(VARY, HeaderValue::from_static("Accept"));
         *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
         return response;
     };

@@ -68,7 +68,7 @@ fn bytes(code: StatusCode, media: Media, body: Bytes) -> Response {
 }
 
 /// JSON to what `output` wants: itself with a newline, indented, YAML, or protobuf for a kind that has it.
-fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
+pub fn encode_json(json: Bytes, output: &Output) -> (Media, Bytes) {
     let tree = |json: &[u8]| -> Value { serde_json::from_slice(json).expect("what the server encodes is JSON") };
     match output.media {
         Media::Protobuf => match protobuf::from_json(&json) {

@@ -366,8 +366,22 @@ impl Writer<'_> {
             });
             item.insert("post".into(), operation);
         }
+        if sub.name == "log"
+            && let Some(get) = item.get_mut("get")
+        {
+            self.read_as_text(get);
+        }
         item.extend(self.connect(sub, "", &[]));
         item
+    }
+
+    /// Logs are no objects: what may be asked of them is, and their answer is text whatever the client accepts.
+    fn read_as_text(&self, get: &mut Value) {
+        get["parameters"] = self.options.of(&GroupVersionKind::new("", "v1", "PodLogOptions")).into();
+        let media = ["text/plain"].into_iter().chain(MEDIA_TYPES);
+        let content: Map<String, Value> =
+            media.map(|media| (media.to_owned(), json!({"schema": {"type": "string"}}))).collect();
+        get["responses"]["200"]["content"] = Value::Object(content);
     }
 
     /// What passes a connection on; `more` are parameters besides the subresource's own.

@@ -147,8 +147,9 @@ fn operation(mut operation: Map<String, Value>, shared: &mut Shared) -> Value {
             parameter["schema"] = schema;
             (media, Some(shared.refer(parameter)))
         }
-        // Discovery takes what it gives; reads of resources take anything.
+        // Discovery takes what it gives; reads of resources take anything; texts say nothing of it.
         None if operation.contains_key("x-kubernetes-action") => (vec!["*/*".into()], None),
+        None if responses.pointer("/200/schema/type").is_some() => (Vec::new(), None),
         None => (produces.clone(), None),
     };
     let own = take(&mut operation, "parameters").map(|own| parameters(own, shared)).unwrap_or_default();
@@ -157,7 +158,9 @@ fn operation(mut operation: Map<String, Value>, shared: &mut Shared) -> Value {
     if !all.is_empty() {
         new.insert("parameters".into(), all.into());
     }
-    new.insert("consumes".into(), consumes.into());
+    if !consumes.is_empty() {
+        new.insert("consumes".into(), consumes.into());
+    }
     new.insert("produces".into(), produces.into());
     new.insert("responses".into(), responses);
     new.insert("schemes".into(), json!(["https"]));
