@@ -19,7 +19,9 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| pattern(r"eyJ[\w-]+\.[\w-]+\.[\
 static LOCAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(127\.0\.0\.1|localhost):\d{4,5}|\b10\.77\.0\.2(:\d+)?"));
 static CLUSTER_IP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b10\.96\.\d+\.\d+"));
 static PRECONDITION: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(ResourceVersion in (?:precondition|object meta): )\d+"));
+    LazyLock::new(|| pattern(r"(ResourceVersion in (?:precondition: |object meta: |record \())\d+"));
+static SHOWN_VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r#"(\\?"resourceVersion\\?":\\?")\d{2,}"#));
+static HASH: LazyLock<Regex> = LazyLock::new(|| pattern(r"(hash=)[0-9A-F]{128}"));
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"0xc[0-9a-f]{6,}"));
 static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+[smhd]){1,2}$"));
 static ACCESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"kube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}"));
@@ -37,6 +39,9 @@ pub fn text(text: &str) -> String {
     let text = ACCESS.replace_all(&text, "kube-api-access-<random>");
     let text = GENERATED.replace_all(&text, "${1}<random>");
     let text = PRECONDITION.replace_all(&text, "${1}<rv>");
+    let text = SHOWN_VERSION.replace_all(&text, "${1}<rv>");
+    // Of what each server derives a document of OpenAPI from; the documents themselves are compared.
+    let text = HASH.replace_all(&text, "${1}<hash>");
     ADDRESS.replace_all(&text, "<pointer>").into_owned()
 }
 
@@ -54,7 +59,8 @@ fn time(found: &Captures<'_>) -> String {
 pub fn json(value: &mut Value) {
     own_left_out(value);
     order(value);
-    let table = value.get("kind").and_then(Value::as_str) == Some("Table");
+    // Also within the event of a watch.
+    let table = ["/kind", "/object/kind"].iter().any(|at| value.pointer(at).and_then(Value::as_str) == Some("Table"));
     walk(value, "", table);
 }
 

@@ -14,6 +14,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// `${rv}` and `${uid}` of later requests of the scenario are those of this answer's object.
     pub remember: bool,
+    /// The path of an object that the servers themselves go on writing after this request: the next waits until they have.
+    pub settles: Option<String>,
 }
 
 impl Request {
@@ -26,6 +28,7 @@ impl Request {
             headers: Vec::new(),
             body: Vec::new(),
             remember: false,
+            settles: None,
         }
     }
 
@@ -49,6 +52,11 @@ impl Request {
 
     pub fn remembered(mut self) -> Self {
         self.remember = true;
+        self
+    }
+
+    pub fn settles(mut self, path: Option<String>) -> Self {
+        self.settles = path;
         self
     }
 

@@ -2,6 +2,7 @@
 //! other, then everything that waits at once, then the teardowns.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -63,7 +64,33 @@ async fn steps(sides: &Sides, requests: &[Request], known: &mut Pair, outcome: &
             remember(&mut known.0, &skeg);
             remember(&mut known.1, &upstream);
         }
+        if let Some(path) = &request.settles {
+            settle(sides, path, known).await?;
+        }
         outcome.take(request, skeg, upstream);
+    }
+    Ok(())
+}
+
+/// For as long as the two may take to do what they do after an answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BETWEEN: Duration = Duration::from_millis(200);
+/// As many looks at the same, and both are done.
+const SAME: usize = 4;
+
+/// Waits until both servers say the same of an object, and no longer anything new.
+async fn settle(sides: &Sides, path: &str, known: &mut Pair) -> anyhow::Result<()> {
+    let look = Request::new("", "", "GET", path);
+    let (end, mut same, mut last) = (Instant::now() + PATIENCE, 0, None);
+    while same < SAME && Instant::now() < end {
+        tokio::time::sleep(BETWEEN).await;
+        let (skeg, upstream) = ask(sides, &look, known).await?;
+        let seen = (skeg.body.clone(), upstream.body.clone());
+        let done = compare(&skeg, &upstream).is_empty() && last.as_ref() == Some(&seen);
+        same = if done { same + 1 } else { 0 };
+        last = Some(seen);
+        remember(&mut known.0, &skeg);
+        remember(&mut known.1, &upstream);
     }
     Ok(())
 }

@@ -64,6 +64,11 @@ fn metadata() -> Vec<(&'static str, &'static str, Value)> {
 }
 
 impl Maker<'_> {
+    /// The object's path where the API server itself works on objects of the type behind their requests.
+    fn settling(&self) -> Option<String> {
+        matches!(&*self.resource.plural, "customresourcedefinitions" | "apiservices").then(|| self.resource.object())
+    }
+
     pub(super) fn creates(&self) -> Vec<Request> {
         let resource = self.resource;
         let (collection, valid) = (resource.collection(), resource.valid());
@@ -79,7 +84,7 @@ impl Maker<'_> {
             ask("dry, answer protobuf", &dry).json(&valid).accept(PROTOBUF),
             ask("dry, answer table", &dry).json(&valid).accept(super::reads::TABLE),
             ask("dry, strict", &format!("{dry}&fieldValidation=Strict&fieldManager=judge")).json(&valid),
-            ask("", &format!("{collection}?fieldManager=judge")).json(&valid).remembered(),
+            ask("", &format!("{collection}?fieldManager=judge")).json(&valid).remembered().settles(self.settling()),
             ask("again", &collection).json(&valid),
             ask("again dry", &dry).json(&valid),
             ask("of another kind", &dry).json(&changed(&|object| object["kind"] = "Judge".into())),
@@ -257,16 +262,14 @@ impl Maker<'_> {
             let name = resource.object_name();
             made.push(all("dry by name", &format!("dryRun=All&fieldSelector=metadata.name={name}")));
         }
-        made.push(ask("", &format!("{object}?gracePeriodSeconds=0")));
+        made.push(ask("", &format!("{object}?gracePeriodSeconds=0")).settles(self.settling()));
         made.push(ask("again", &object));
         made.push(self.ask("get after delete", "GET", &object));
-        made.push(self.ask("create once more", "POST", &collection).json(&resource.valid()));
+        made.push(self.ask("create once more", "POST", &collection).json(&resource.valid()).settles(self.settling()));
         if resource.can("deletecollection") {
             let name = resource.object_name();
-            made.push(ask(
-                "collection",
-                &format!("{collection}?gracePeriodSeconds=0&fieldSelector=metadata.name={name}"),
-            ));
+            let all = format!("{collection}?gracePeriodSeconds=0&fieldSelector=metadata.name={name}");
+            made.push(ask("collection", &all).settles(self.settling()));
         } else {
             made.push(ask("once more", &format!("{object}?propagationPolicy=Background")));
         }
