@@ -1,6 +1,7 @@
 //! One HTTP request over a fresh connection, with its answer streamed back, or, when both sides agree to change protocols,
 //! the two connections joined byte by byte.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use skeg_machinery::status::Status;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 /// How long the other side may take to answer a request to upgrade.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -94,10 +95,25 @@ where
     Ok(answer.map(|_| Body::empty()))
 }
 
-/// Copies both ways until either side ends.
-pub async fn join(mut a: impl AsyncRead + AsyncWrite + Unpin, mut b: impl AsyncRead + AsyncWrite + Unpin) {
+/// How long one direction may go on once the other has failed.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Copies both ways until both sides have ended. A side that takes nothing any more may still have something to say, such as
+/// the status that ends an exec: its words are passed on first.
+pub async fn join(a: impl AsyncRead + AsyncWrite + Unpin, b: impl AsyncRead + AsyncWrite + Unpin) {
+    let ((from_a, to_a), (from_b, to_b)) = (tokio::io::split(a), tokio::io::split(b));
+    let (there, back) = (pin!(one_way(from_a, to_b)), pin!(one_way(from_b, to_a)));
+    let (ended, other) = futures::future::select(there, back).await.factor_first();
     // A peer that hangs up is how these streams end.
-    let _ = tokio::io::copy_bidirectional(&mut a, &mut b).await;
+    let _ = match ended {
+        Ok(()) => other.await,
+        Err(_) => tokio::time::timeout(DRAIN, other).await.unwrap_or(Ok(())),
+    };
+}
+
+async fn one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
 }
 
 /// Opens an SPDY/3.1 connection for `path`, with one of `protocols` agreed on.
@@ -151,6 +167,29 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_side_said_last_is_passed_on_though_it_takes_nothing_more() {
+        let (mut client, front) = tokio::io::duplex(64);
+        let (back, mut runtime) = tokio::io::duplex(64);
+        runtime.write_all(b"status").await.unwrap();
+        drop(runtime);
+        client.write_all(b"input for somebody who is gone").await.unwrap();
+        let joined = tokio::spawn(join(front, back));
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, b"status");
+        joined.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_side_that_stays_silent_does_not_keep_a_failed_connection() {
+        let (client, front) = tokio::io::duplex(64);
+        let (back, mut runtime) = tokio::io::duplex(64);
+        drop(client);
+        runtime.write_all(b"for nobody").await.unwrap();
+        tokio::time::timeout(DRAIN * 2, join(front, back)).await.unwrap();
+    }
 
     /// A kubelet, or another server behind this one, that answers the first request with `answer` and keeps the connection. All that
     /// it hears ends up in the log.

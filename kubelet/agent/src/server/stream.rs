@@ -1,6 +1,7 @@
 //! exec, attach and port-forward: the runtime gives a URL of its streaming server, and the client's upgraded connection is
 //! joined to it byte by byte. `/run` gives a command's output as a plain answer.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,12 +10,15 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use skeg_cri::v1;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Node, Refusal, Target, flag, values};
 use crate::labels;
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long one direction of a stream may go on once the other has failed.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Which of stdin, stdout, stderr and a terminal the client asks for.
 struct Streams {
@@ -142,10 +146,47 @@ async fn join(url: &str, mut request: Request<Incoming>) -> Result<Response<Body
     let runtime = hyper::upgrade::on(&mut answer);
     tokio::spawn(async move {
         if let (Ok(client), Ok(runtime)) = tokio::join!(client, runtime) {
-            let (mut client, mut runtime) = (TokioIo::new(client), TokioIo::new(runtime));
-            // Either side may hang up at any time; that is how a stream ends.
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut runtime).await;
+            copy_both(TokioIo::new(client), TokioIo::new(runtime)).await;
         }
     });
     Ok(answer.map(|_| Body::empty()))
+}
+
+/// Copies both ways until both sides have ended. A runtime that takes no more input still has the status to tell that ends an
+/// exec: when one direction fails, the other has a while to finish.
+async fn copy_both(a: impl AsyncRead + AsyncWrite + Unpin, b: impl AsyncRead + AsyncWrite + Unpin) {
+    let ((from_a, to_a), (from_b, to_b)) = (tokio::io::split(a), tokio::io::split(b));
+    let (there, back) = (pin!(copy(from_a, to_b)), pin!(copy(from_b, to_a)));
+    let (ended, other) = futures::future::select(there, back).await.factor_first();
+    // Either side may hang up at any time; that is how a stream ends.
+    let _ = match ended {
+        Ok(()) => other.await,
+        Err(_) => tokio::time::timeout(DRAIN, other).await.unwrap_or(Ok(())),
+    };
+}
+
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_status_of_an_exec_comes_through_though_input_is_left() {
+        let (mut client, front) = tokio::io::duplex(64);
+        let (back, mut runtime) = tokio::io::duplex(64);
+        runtime.write_all(b"status").await.unwrap();
+        drop(runtime);
+        client.write_all(b"input for somebody who is gone").await.unwrap();
+        let joined = tokio::spawn(copy_both(front, back));
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).await.unwrap();
+        assert_eq!(told, b"status");
+        joined.await.unwrap();
+    }
 }
