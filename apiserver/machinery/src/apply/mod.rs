@@ -131,6 +131,40 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
     managed.write(new);
 }
 
+/// The same for a write of the scale subresource, whose object is the parent with other `replicas` (a path). As upstream has
+/// it (managedfields/scalehandler.go): the ownership of this one field goes through entries of the Scale's own version. No
+/// update is found again behind them, so that even one that keeps the field comes back as a second entry without a time; and
+/// where nobody owns the field, nobody begins to.
+pub fn track_scale(live: &Value, new: &mut Value, replicas: &[&str], writer: &Writer<'_>) {
+    let mut managed = Managed::read(meta::managed_fields(live)).unwrap_or_default();
+    let (field, path) =
+        (Set::of(&[replicas]), replicas.iter().map(|name| Step::Field((*name).to_owned())).collect::<Vec<_>>());
+    let changed = meta::get(live, replicas) != meta::get(new, replicas);
+    let owners: Vec<Manager> =
+        managed.entries.iter().filter(|(_, entry)| entry.set.has(&path)).map(|(manager, _)| manager.clone()).collect();
+    let through_scale = |manager: Manager| Manager { api_version: "autoscaling/v1".into(), ..manager };
+    let mut after = Vec::new();
+    if changed && !owners.is_empty() {
+        after.push(through_scale(writer.manager(Operation::Update)));
+    }
+    for owner in owners {
+        let keeps = !changed && owner.operation == Operation::Apply;
+        if let Some(entry) = managed.entries.get_mut(&owner).filter(|_| !keeps) {
+            entry.set.subtract(&field);
+        }
+        if !changed && !keeps {
+            after.push(through_scale(owner));
+        }
+    }
+    managed.entries.retain(|_, entry| !entry.set.is_empty());
+    for manager in after {
+        let api_version = writer.gvk.api_version().into_owned();
+        managed.entries.insert(manager, Entry { set: field.clone(), api_version, time: String::new() });
+    }
+    meta::remove(new, &["metadata", "managedFields"]);
+    managed.write(new);
+}
+
 /// Gives the manager what changed between two states, and takes it from all others.
 fn record(old: &Value, new: &Value, ty: &TypeRef, writer: &Writer<'_>, manager: &Manager, managed: &mut Managed) {
     let comparison = typed::compare(old, new, ty.get()).without(&writer.reset());

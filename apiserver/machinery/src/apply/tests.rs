@@ -220,3 +220,38 @@ fn an_empty_list_of_managers_forgets_them_all() {
     track_update(Some(&live), &mut reset, &ty(&CONFIG_MAP), &writer("two", &CONFIG_MAP));
     assert!(meta::managed_fields(&reset).is_empty());
 }
+
+/// The managers, each with its subresource, whether it has a time, and whether it owns the replicas.
+fn owners(object: &Value) -> Vec<(String, String, bool, bool)> {
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or("").to_owned();
+    let one = |entry: &Value| {
+        let replicas = entry.pointer("/fieldsV1/f:spec/f:replicas").is_some();
+        (text(entry, "manager"), text(entry, "subresource"), entry.get("time").is_some(), replicas)
+    };
+    meta::managed_fields(object).iter().map(one).collect()
+}
+
+#[test]
+fn a_scale_owns_the_replicas_without_a_time() {
+    let made =
+        |replicas: i64| json!({"metadata": {"name": "d", "uid": "u"}, "spec": {"replicas": replicas, "paused": true}});
+    let mut live = decoded(made(2), &DEPLOYMENT);
+    track_update(None, &mut live, &ty(&DEPLOYMENT), &writer("judge", &DEPLOYMENT));
+    let scaler = Writer { subresource: "scale", ..writer("kubectl", &DEPLOYMENT) };
+    let scaled = |live: &Value, replicas: i64| {
+        let mut new = live.clone();
+        new["spec"]["replicas"] = json!(replicas);
+        track_scale(live, &mut new, &["spec", "replicas"], &scaler);
+        new
+    };
+    let once = scaled(&live, 1);
+    let entry = |name: &str, sub: &str, time, replicas| (name.to_owned(), sub.to_owned(), time, replicas);
+    let expected = [entry("kubectl", "scale", false, true), entry("judge", "", true, false)];
+    assert_eq!(owners(&once), expected);
+    assert_eq!(owners(&scaled(&once, 3)), expected);
+
+    // To the same number: the owner is there twice, and read again it has lost the field; then nobody owns it.
+    let same = scaled(&live, 2);
+    assert_eq!(owners(&same), [entry("judge", "", false, true), entry("judge", "", true, false)]);
+    assert_eq!(owners(&scaled(&same, 1)), [entry("judge", "", true, false)]);
+}

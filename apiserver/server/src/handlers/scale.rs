@@ -46,6 +46,11 @@ impl<'a> Paths<'a> {
         }
     }
 
+    /// The path of the wanted replicas in the parent.
+    pub fn replicas(&self) -> Vec<&'a str> {
+        self.spec.split('.').collect()
+    }
+
     /// The Scale that a parent shows.
     pub fn of_parent(&self, parent: &Value) -> Value {
         scale_of(parent, self)

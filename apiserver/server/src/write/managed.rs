@@ -26,7 +26,10 @@ fn with_writer<T>(write: &Write<'_>, f: impl FnOnce(&Writer<'_>) -> T) -> T {
 
 /// Records in `new` what this write owns, against the live object before it.
 pub fn track(write: &Write<'_>, live: Option<&Value>, new: &mut Value) {
-    with_writer(write, |writer| apply::track_update(live, new, &write.version.schema, writer));
+    with_writer(write, |writer| match (live, write.scale()) {
+        (Some(live), Some(scale)) => apply::track_scale(live, new, &scale.replicas(), writer),
+        _ => apply::track_update(live, new, &write.version.schema, writer),
+    });
 }
 
 /// The live object with `applied` applied to it, decoded and defaulted.
