@@ -25,7 +25,7 @@ static HASH: LazyLock<Regex> = LazyLock::new(|| pattern(r"(hash=)[0-9A-F]{128}")
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"0xc[0-9a-f]{6,}"));
 static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+[smhd]){1,2}$"));
 static ACCESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"kube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}"));
-static GENERATED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(Not Valid-)[bcdfghjklmnpqrstvwxz2456789]{5}"));
+static GENERATED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(Not Valid-|judge-)[bcdfghjklmnpqrstvwxz2456789]{5}\b"));
 static RANDOM: LazyLock<Regex> = LazyLock::new(|| pattern(r"[bcdfghjklmnpqrstvwxz2456789]{5}"));
 
 /// A text wherever it stands: a body that is not JSON, a string in one, a header.

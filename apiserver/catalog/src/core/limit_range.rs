@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
+use skeg_machinery::meta;
 use skeg_machinery::quantity::Quantity;
 use skeg_machinery::validation as rules;
 
@@ -13,7 +14,7 @@ use crate::check::{Report, quantity};
 use crate::columns;
 use crate::json::{Read, Write};
 use crate::rules::Rules;
-use crate::spec::ResourceSpec;
+use crate::spec::{Context, ResourceSpec};
 
 pub fn spec() -> ResourceSpec {
     Def::new("", "v1", "limitranges", "LimitRange")
@@ -21,6 +22,7 @@ pub fn spec() -> ResourceSpec {
         .columns(columns::DEFAULT)
         .rules(Rules {
             defaults: |_, range| range.each("spec.limits", default_item),
+            create: name_it,
             check,
             check_update: |range, _| check(range),
             create_on_update: true,
@@ -28,6 +30,17 @@ pub fn spec() -> ResourceSpec {
             ..Rules::PLAIN
         })
         .build()
+}
+
+/// One that comes without a name gets a UUID for it (registry/core/limitrange/strategy.go).
+fn name_it(ctx: &Context<'_>, range: &mut Value) {
+    if !meta::name(range).is_empty() {
+        return;
+    }
+    let (a, b) = ((ctx.random)(), (ctx.random)());
+    let (variant, node) = (0x8000 | (b >> 48) & 0x3fff, b & 0xffff_ffff_ffff);
+    let name = format!("{:08x}-{:04x}-4{:03x}-{variant:04x}-{node:012x}", a >> 32, (a >> 16) & 0xffff, a & 0xfff);
+    meta::set_name(range, &name);
 }
 
 /// A container's default is its maximum, its default request its default or minimum.

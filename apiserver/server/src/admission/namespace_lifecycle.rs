@@ -24,6 +24,11 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
+    /// Before any other plug-in looks at what the namespace should hold.
+    async fn mutate(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
+        self.check(attributes, Some(object)).await
+    }
+
     async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
         if attributes.operation == Operation::Delete
             && attributes.is("", "namespaces")
@@ -31,6 +36,12 @@ impl Plugin for NamespaceLifecycle {
         {
             return Err(attributes.forbidden(object, "this namespace may not be deleted"));
         }
+        self.check(attributes, object).await
+    }
+}
+
+impl NamespaceLifecycle {
+    async fn check(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
         let namespace = attributes.namespace;
         let checked = matches!(attributes.operation, Operation::Create | Operation::Update)
             && !namespace.is_empty()

@@ -92,7 +92,8 @@ pub async fn dispatch(call: Call) -> Result<Response, Status> {
     let Some(version) = resource.spec.versions.iter().position(|v| v.version == info.api_version) else {
         return Err(no_such_path());
     };
-    let named_scope = resource.namespaced() || is_namespaces(&resource);
+    // A namespace is its own, and holds no others.
+    let named_scope = resource.namespaced() || (is_namespaces(&resource) && !info.name.is_empty());
     if !info.namespace.is_empty() && !named_scope {
         return Err(no_such_path());
     }

@@ -15,8 +15,11 @@ pub async fn get(target: &Target) -> Result<Response, Status> {
     let resource = &target.resource;
     let key = resource.key(target.namespace(), target.name());
     let version = target.call.query.get("resourceVersion").unwrap_or("");
-    // The cache of upstream gives the error as it is, and so it is one of the server's.
-    let parsed = parse_revision(version).map_err(|_| {
+    // The cache of upstream gives the error as it is, and so it is one of the server's; what expires has no cache there.
+    let parsed = parse_revision(version).map_err(|status| {
+        if resource.ttl.is_some() {
+            return status;
+        }
         let why = crate::query::parse_uint(version).err().unwrap_or_default();
         Status::failure(500, "", format!("resourceVersion: Invalid value: {}: {why}", quote(version)))
     });

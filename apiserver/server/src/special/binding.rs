@@ -47,8 +47,9 @@ fn check(binding: &Value) -> Result<(), Status> {
     }
     match problems.as_slice() {
         [] => Ok(()),
-        [one] => Err(Status::internal_error(one)),
-        all => Err(Status::internal_error(format!("[{}]", all.join(", ")))),
+        // Upstream passes the bare error on, and a server's error is made of it.
+        [one] => Err(Status::failure(500, "", one)),
+        all => Err(Status::failure(500, "", format!("[{}]", all.join(", ")))),
     }
 }
 
