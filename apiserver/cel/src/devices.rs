@@ -140,6 +140,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert!(text("?!").contains("Syntax error"));
+        assert!(text("").starts_with("compilation failed: ERROR: <input>:1:0: Syntax error: mismatched input '<EOF>'"));
+        assert!(!text("").contains('\n'));
+        let after = "mismatched input 'Valid' expecting <EOF>\n | Not Valid!\n | ....^";
+        assert!(text("Not Valid!").ends_with(after), "{}", text("Not Valid!"));
         assert!(text(r#"device.attributes["d"].name.includes("fish")"#).contains("undeclared reference to 'includes'"));
         assert!(text(r#"[device.attributes["d"].a, 1][0] == 1"#).contains("expected type 'any' but found 'int'"));
         assert!(text(r#"cel.bind(1, true, true)"#).contains("cel.bind() variable names must be simple identifiers"));

@@ -90,13 +90,25 @@ fn parse(expression: &str, env: &Env, depth: Depth) -> Result<(Program, Checked)
             .iter()
             .map(|error| {
                 let (line, column) = (error.pos.0.max(1) as usize, error.pos.1.max(1) as usize);
-                check::show(expression, line, column, &error.msg)
+                syntax_error(expression, line, column, &error.msg)
             })
             .collect();
         CompileError(shown.join("\n"))
     })?;
     let (result, checked) = check::check(&ast, env, expression, &source).map_err(CompileError)?;
     Ok((Program { ast, result, variables: checked.variables.clone(), depth }, checked))
+}
+
+/// What cel-go says: after a whole expression it names nothing but the end, and no text has no line to show.
+fn syntax_error(expression: &str, line: usize, column: usize, why: &str) -> String {
+    let why = match why.find("expecting {<EOF>, ") {
+        Some(at) => format!("{}expecting <EOF>", &why[..at]),
+        None => why.to_owned(),
+    };
+    if expression.is_empty() {
+        return format!("ERROR: <input>:1:0: {why}");
+    }
+    check::show(expression, line, column, &why)
 }
 
 impl Program {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use skeg_cel::Type;
 use skeg_cel::admission::Scope;
 use skeg_machinery::field::{ErrorList, Path};
+use skeg_machinery::jsonpath::JsonPath;
 use skeg_machinery::validation as rules;
 
 use super::{GROUP, check_expression, check_match_conditions, check_rule, default_rule};
@@ -32,6 +33,7 @@ pub fn validating_policy() -> ResourceSpec {
         .status(Part {
             check: |policy, _| {
                 let mut e = ErrorList::new();
+                check_warnings(&mut e, policy.list("status.typeChecking.expressionWarnings"));
                 e.conditions(&Path::new("status").child("conditions"), policy.list("status.conditions"));
                 e
             },
@@ -65,10 +67,7 @@ pub fn mutating_policy() -> ResourceSpec {
             },
         })
         .rules(Rules {
-            defaults: |_, policy| {
-                default_policy(policy);
-                policy.default_to("spec.reinvocationPolicy", "Never");
-            },
+            defaults: |_, policy| default_policy(policy),
             check: check_mutating,
             check_update: |policy, _| check_mutating(policy),
             ..RULES
@@ -98,6 +97,20 @@ pub fn mutating_binding() -> ResourceSpec {
             ..RULES
         })
         .build()
+}
+
+fn check_warnings(e: &mut ErrorList, warnings: &[Value]) {
+    let path = Path::new("status").child("typeChecking").child("expressionWarnings");
+    for (index, warning) in warnings.iter().enumerate() {
+        let at = path.index(index);
+        e.need(&at.child("warning"), warning.text("warning"));
+        let field = warning.text("fieldRef").trim();
+        if e.need(&at.child("fieldRef"), field)
+            && let Err(why) = JsonPath::parse(field)
+        {
+            e.invalid(&at.child("fieldRef"), field, format!("invalid JSONPath: {why}"));
+        }
+    }
 }
 
 fn param_kind(policy: &Value) -> Value {
@@ -136,7 +149,8 @@ fn default_match(object: &mut Value, path: &str) {
 }
 
 /// Returns what the expressions after the variables may name.
-fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) -> Scope {
+/// `operations`: those that rules may match, where not all may.
+fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value, operations: Option<&[&str]>) -> Scope {
     let mut scope = Scope::new(spec.has("paramKind"));
     match spec.opt_text("failurePolicy") {
         None => e.required(&path.child("failurePolicy"), ""),
@@ -150,6 +164,12 @@ fn check_policy(e: &mut ErrorList, path: &Path, spec: &Value) -> Scope {
         check_match(e, &at, spec.at("matchConstraints"));
         if spec.list("matchConstraints.resourceRules").is_empty() {
             e.required(&at.child("resourceRules"), "");
+        }
+        let at = at.child("resourceRules").child("operations");
+        for rule in spec.list("matchConstraints.resourceRules").iter().filter(|_| operations.is_some()) {
+            for operation in rule.texts("operations") {
+                e.one_of_set(&at, Some(operation), operations.unwrap_or_default());
+            }
         }
     } else {
         e.required(&at, "");
@@ -245,7 +265,7 @@ fn check_validating(policy: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = policy.at("spec");
-    let scope = check_policy(&mut e, &path, spec);
+    let scope = check_policy(&mut e, &path, spec, None);
     let (validations, audits) = (spec.list("validations"), spec.list("auditAnnotations"));
     if validations.is_empty() && audits.is_empty() {
         e.required(&path.child("validations"), ONE);
@@ -261,10 +281,9 @@ fn check_validating(policy: &Value) -> ErrorList {
     for (index, audit) in audits.iter().enumerate() {
         let at = path.child("auditAnnotations").index(index);
         let key = audit.text("key");
-        if key.is_empty() {
-            e.required(&at.child("key"), "key is not specified");
-        } else {
-            e.qualified_name(&at.child("key"), &format!("{}/{key}", policy.text("metadata.name")));
+        match policy.text("metadata.name") {
+            "" => e.invalid(&at.child("key"), key, "requires metadata.name be non-empty"),
+            name => e.qualified_name(&at.child("key"), &format!("{name}/{key}")),
         }
         if audit.text("valueExpression").trim().is_empty() {
             e.required(&at.child("valueExpression"), "valueExpression is not specified");
@@ -298,34 +317,46 @@ fn check_validation(e: &mut ErrorList, path: &Path, validation: &Value, scope: &
     e.one_of_set(&path.child("reason"), validation.opt_text("reason"), &known);
 }
 
+/// What is there is of the patch's type, and of no other.
+fn check_mutation(e: &mut ErrorList, path: &Path, mutation: &Value, scope: &Scope) {
+    let kind = mutation.text("patchType");
+    let (member, other, expected) = match kind {
+        "ApplyConfiguration" => ("applyConfiguration", "jsonPatch", Type::named("Object")),
+        "JSONPatch" => ("jsonPatch", "applyConfiguration", Type::list(Type::named("JSONPatch"))),
+        kind => {
+            e.one_of(&path.child("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]);
+            return;
+        }
+    };
+    let at = path.child(member).child("expression");
+    let expression = mutation.at(member).text("expression");
+    if mutation.at(member).is_null() {
+        e.required(&path.child(member), &format!("must be specified when patchType is {kind}"));
+    } else if expression.trim().is_empty() {
+        e.required(&at, "");
+    } else {
+        check_expression(e, &at, expression, scope, &[expected]);
+    }
+    if !mutation.at(other).is_null() {
+        let detail = format!("must not be specified when patchType is {kind}");
+        e.invalid(&path.child(other), format!("{{{other}}}"), detail);
+    }
+}
+
+/// A request that deletes has nothing to mutate.
+const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+
 fn check_mutating(policy: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = policy.at("spec");
-    let scope = Scope { mutation: true, ..check_policy(&mut e, &path, spec) };
+    let scope = Scope { mutation: true, ..check_policy(&mut e, &path, spec, Some(&MUTABLE)) };
     let mutations = spec.list("mutations");
     if mutations.is_empty() {
         e.required(&path.child("mutations"), "mutations must contain at least one item");
     }
     for (index, mutation) in mutations.iter().enumerate() {
-        let at = path.child("mutations").index(index);
-        let member = match mutation.text("patchType") {
-            "ApplyConfiguration" => "applyConfiguration",
-            "JSONPatch" => "jsonPatch",
-            kind => {
-                e.one_of(&at.child("patchType"), kind, &["ApplyConfiguration", "JSONPatch"]);
-                continue;
-            }
-        };
-        if mutation.at(member).text("expression").trim().is_empty() {
-            e.required(&at.child(member).child("expression"), "expression is not specified");
-        }
-        let expression = mutation.at(member).text("expression");
-        let expected = match member {
-            "applyConfiguration" => Type::named("Object"),
-            _ => Type::list(Type::named("JSONPatch")),
-        };
-        check_expression(&mut e, &at.child(member).child("expression"), expression, &scope, &[expected]);
+        check_mutation(&mut e, &path.child("mutations").index(index), mutation, &scope);
     }
     match spec.text("reinvocationPolicy") {
         "" => e.required(&path.child("reinvocationPolicy"), ""),

@@ -8,15 +8,15 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skeg_machinery::field::{Error, ErrorList, Path};
-use skeg_machinery::jsonpath::JsonPath;
 use skeg_machinery::structural::is_known_format;
 use skeg_machinery::text::quote;
 use skeg_machinery::validation as rules;
 
 use crate::admissionregistration::check_client;
 use crate::builder::Def;
-use crate::check::{IMMUTABLE, Report};
+use crate::check::Report;
 use crate::columns::{self, condition_true};
+use crate::custom::rules::named_field;
 use crate::json::{Read, Write};
 use crate::rules::{Part, Rules};
 use crate::spec::ResourceSpec;
@@ -84,43 +84,109 @@ fn check_status(e: &mut ErrorList, crd: &Value) {
 
 fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
-    let path = Path::new("spec");
-    let spec = crd.at("spec");
-    let own = crd.text("metadata.name");
-    if old.is_none() && own != format!("{}.{}", spec.text("names.plural"), spec.text("group")) {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        e.invalid(&Path::new("metadata").child("name"), own, detail);
+    if old.is_none() {
+        check_own_name(&mut e, crd);
     }
-    let group = spec.text("group");
-    if e.need(&path.child("group"), group) {
-        let problems = rules::is_dns1123_subdomain(group);
-        if !problems.is_empty() {
-            e.invalid(&path.child("group"), group, problems.join(","));
-        } else if !group.contains('.') {
-            e.invalid(&path.child("group"), group, "should be a domain with at least one dot");
+    let path = Path::new("spec");
+    let spec = hoisted(crd.at("spec"));
+    check_group(&mut e, &path.child("group"), spec.text("group"));
+    e.one_of(&path.child("scope"), spec.text("scope"), &["Cluster", "Namespaced"]);
+    let unchanged = unchanged_schemas(crd, old);
+    versions(&mut e, &path, &spec, &unchanged);
+    check_names(&mut e, &path.child("names"), spec.at("names"));
+    let status = has_status(&spec) || spec.list("versions").iter().any(has_status);
+    check_parts(&mut e, &path, &spec, "validation", status, unchanged.contains(first_name(&spec)));
+    conversion(&mut e, &path.child("conversion"), spec.at("conversion"));
+    if let Some(old) = old {
+        check_immutable(&mut e, &path, &spec, old);
+    }
+    check_status(&mut e, crd);
+    stored_versions(&mut e, crd);
+    check_approval(&mut e, crd, old);
+    check_unknown_fields(&mut e, &path, &spec, old);
+    e
+}
+
+/// Also what a name is generated from is to be the whole name.
+fn check_own_name(e: &mut ErrorList, crd: &Value) {
+    let expected = format!("{}.{}", crd.text("spec.names.plural"), crd.text("spec.group"));
+    for member in ["generateName", "name"] {
+        let own = crd.at("metadata").text(member);
+        if !own.is_empty() && own != expected {
+            e.invalid(&Path::new("metadata").child(member), own, "must be spec.names.plural+\".\"+spec.group");
         }
     }
-    e.one_of(&path.child("scope"), spec.text("scope"), &["Cluster", "Namespaced"]);
+}
+
+fn check_group(e: &mut ErrorList, path: &Path, group: &str) {
+    if !e.need(path, group) {
+        return;
+    }
+    let problems = rules::is_dns1123_subdomain(group);
+    if !problems.is_empty() {
+        e.invalid(path, group, problems.join(","));
+    } else if !group.contains('.') {
+        e.invalid(path, group, "should be a domain with at least one dot");
+    }
+}
+
+fn check_unknown_fields(e: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
     if spec.flag("preserveUnknownFields") && !old.is_some_and(|old| old.flag("spec.preserveUnknownFields")) {
         let detail =
             "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead";
         e.invalid(&path.child("preserveUnknownFields"), true, detail);
     }
-    versions(&mut e, &path.child("versions"), spec, old.map(|old| old.at("spec")));
-    check_names(&mut e, &path.child("names"), spec.at("names"));
-    conversion(&mut e, &path.child("conversion"), spec.at("conversion"));
-    if let Some(old) = old.filter(|old| condition_true(old, "status.conditions", "Established")) {
-        for member in ["group", "scope", "names.plural", "names.kind"] {
-            if spec.at(member) != old.at("spec").at(member) {
-                let at = member.split('.').fold(path.clone(), |path, name| path.child(name));
-                e.invalid(&at, spec.at(member).clone(), IMMUTABLE);
-            }
+}
+
+/// What objects are stored by; the resource's name is part of the definition's own.
+fn check_immutable(e: &mut ErrorList, path: &Path, spec: &Value, old: &Value) {
+    let established = condition_true(old, "status.conditions", "Established");
+    let members = [("scope", established), ("names.kind", established), ("group", true), ("names.plural", true)];
+    for (member, _) in members.into_iter().filter(|(_, fixed)| *fixed) {
+        let at = member.split('.').fold(path.clone(), |path, name| path.child(name));
+        e.immutable(&at, spec.at(member), old.at("spec").at(member));
+    }
+}
+
+/// The spec as it is checked: what all versions say alike is said once, beside them, the schema as `validation`.
+fn hoisted(spec: &Value) -> Value {
+    const ALIKE: [(&str, &str); 4] = [
+        ("subresources", "subresources"),
+        ("schema", "validation"),
+        ("additionalPrinterColumns", "additionalPrinterColumns"),
+        ("selectableFields", "selectableFields"),
+    ];
+    let no_items = Value::Array(Vec::new());
+    let plain = |value: &Value| if *value == no_items { Value::Null } else { value.clone() };
+    let mut new = spec.clone();
+    for (member, name) in ALIKE {
+        let Some(first) = spec.list("versions").first().map(|version| plain(version.at(member))) else { break };
+        if spec.list("versions").iter().all(|version| plain(version.at(member)) == first) {
+            new.set(name, first);
+            new.each("versions", |version| version.remove(member));
         }
     }
-    check_approval(&mut e, crd, old);
-    check_status(&mut e, crd);
-    stored_versions(&mut e, crd);
-    e
+    new
+}
+
+/// The versions whose schema an update leaves as it is.
+fn unchanged_schemas<'a>(crd: &'a Value, old: Option<&Value>) -> BTreeSet<&'a str> {
+    let before = old.map_or(&[][..], |old| old.list("spec.versions"));
+    let known = |version: &&Value| {
+        let old = before.iter().find(|old| old.text("name") == version.text("name"));
+        old.is_some_and(|old| old.at("schema") == version.at("schema"))
+    };
+    crd.list("spec.versions").iter().filter(known).map(|version| version.text("name")).collect()
+}
+
+fn has_status(holder: &Value) -> bool {
+    let parts = holder.map("subresources");
+    parts.is_some_and(|parts| parts.get("status").is_some_and(Value::is_object))
+}
+
+/// The name of the version that comes first.
+fn first_name(spec: &Value) -> &str {
+    spec.list("versions").first().map_or("", |version| version.text("name"))
 }
 
 /// A definition in a group of the Kubernetes project says who approved it; an update may leave what there was.
@@ -187,12 +253,15 @@ fn stored_versions(e: &mut ErrorList, crd: &Value) {
         return;
     }
     let mut known = BTreeSet::new();
+    // One version accounts for each: of two with one name the second has none.
+    let mut left: BTreeSet<&str> = stored.iter().copied().collect();
     for version in crd.list("spec.versions") {
         let name = version.text("name");
         known.insert(name);
-        if version.flag("storage") && !stored.contains(&name) {
+        if version.flag("storage") && !left.contains(name) {
             e.invalid(&path, value.clone(), format!("must have the storage version {name}"));
         }
+        left.remove(name);
     }
     for (index, name) in stored.into_iter().enumerate().filter(|(_, name)| !known.contains(name)) {
         let detail = format!(
@@ -202,115 +271,144 @@ fn stored_versions(e: &mut ErrorList, crd: &Value) {
     }
 }
 
-fn versions(e: &mut ErrorList, path: &Path, spec: &Value, old: Option<&Value>) {
-    let all = spec.list("versions");
-    for (index, version) in all.iter().enumerate() {
-        if !version.has("schema.openAPIV3Schema") {
-            e.required(&path.index(index).child("schema").child("openAPIV3Schema"), "");
-        }
+fn versions(e: &mut ErrorList, spec_path: &Path, spec: &Value, unchanged: &BTreeSet<&str>) {
+    let (all, path) = (spec.list("versions"), spec_path.child("versions"));
+    let required = !spec.has("validation.openAPIV3Schema");
+    for (index, _) in all.iter().enumerate().filter(|(_, one)| required && !one.has("schema.openAPIV3Schema")) {
+        e.required(&path.index(index).child("schema").child("openAPIV3Schema"), "");
     }
+    let own_parts = all.iter().any(|version| version.has("subresources"));
     for (index, version) in all.iter().enumerate() {
-        let at = path.index(index);
-        let name = version.text("name");
-        let problems = rules::is_dns1035_label(name);
-        if !problems.is_empty() {
-            e.invalid(&at.child("name"), name, problems.join(","));
-        }
-        let before = old.and_then(|old| old.list("versions").iter().find(|other| other.text("name") == name));
-        check_version(e, &at, version, before);
-        selectable_fields(e, &at.child("selectableFields"), version);
+        let (at, name) = (path.index(index), version.text("name"));
+        check_version_name(e, &at.child("name"), name);
+        check_deprecation(e, &at.child("deprecationWarning"), version);
+        let named = all.iter().find(|other| own_parts && other.text("name") == name);
+        let status = has_status(named.unwrap_or(spec));
+        check_parts(e, &at, version, "schema", status, unchanged.contains(name));
     }
     let names: BTreeSet<&str> = all.iter().map(|version| version.text("name")).collect();
-    let value = spec.at("versions");
     if names.len() < all.len() {
-        e.invalid(path, value.clone(), "must contain unique version names");
+        e.invalid(&path, shown_versions(spec), "must contain unique version names");
     }
     if all.iter().filter(|version| version.flag("storage")).count() != 1 {
-        e.invalid(path, value.clone(), "must have exactly one version marked as storage version");
+        e.invalid(&path, shown_versions(spec), "must have exactly one version marked as storage version");
+    }
+    // Internally the first version is also told apart.
+    if !first_name(spec).is_empty() {
+        check_version_name(e, &spec_path.child("version"), first_name(spec));
     }
 }
 
-fn check_version(e: &mut ErrorList, path: &Path, version: &Value, before: Option<&Value>) {
-    if let Some(warning) = version.opt_text("deprecationWarning") {
-        let at = path.child("deprecationWarning");
-        let problem = if !version.flag("deprecated") {
-            "can only be set for deprecated versions"
-        } else if warning.len() > 256 {
-            "must be <= 256 characters long"
-        } else if warning.is_empty() {
-            "must not be an empty string"
-        } else {
-            ""
-        };
-        if !problem.is_empty() {
-            e.invalid(&at, warning, problem);
-        }
+/// The versions as they are internally.
+fn shown_versions(spec: &Value) -> Value {
+    let Some(all) = spec.at("versions").as_array() else { return Value::Null };
+    let shown = all.iter().map(|version| {
+        json!({
+            "Name": version.text("name"),
+            "Served": version.flag("served"),
+            "Storage": version.flag("storage"),
+            "Deprecated": version.flag("deprecated"),
+            "DeprecationWarning": version.at("deprecationWarning"),
+            "Schema": version.at("schema"),
+            "Subresources": version.at("subresources"),
+            "AdditionalPrinterColumns": version.at("additionalPrinterColumns"),
+            "SelectableFields": version.at("selectableFields"),
+        })
+    });
+    shown.collect()
+}
+
+fn check_version_name(e: &mut ErrorList, path: &Path, name: &str) {
+    let problems = rules::is_dns1035_label(name);
+    if !problems.is_empty() {
+        e.invalid(path, name, problems.join(","));
     }
-    let root = version.at("schema.openAPIV3Schema");
+}
+
+fn check_deprecation(e: &mut ErrorList, path: &Path, version: &Value) {
+    let Some(warning) = version.opt_text("deprecationWarning") else { return };
+    let problem = if !version.flag("deprecated") {
+        "can only be set for deprecated versions"
+    } else if warning.len() > 256 {
+        "must be <= 256 characters long"
+    } else if warning.is_empty() {
+        "must not be an empty string"
+    } else {
+        return;
+    };
+    e.invalid(path, warning, problem);
+}
+
+/// What a version says of its own, or the spec for all of them. `schema` is what the schema is called there; `status`:
+/// whether status is a subresource; `known`: the schema is as it was.
+fn check_parts(e: &mut ErrorList, path: &Path, holder: &Value, schema: &str, status: bool, known: bool) {
+    let root = holder.at(schema).at("openAPIV3Schema");
     if !root.is_null() {
-        let status =
-            version.at("subresources").map("").is_some_and(|parts| parts.get("status").is_some_and(Value::is_object));
-        let known = before.is_some_and(|before| before.at("schema.openAPIV3Schema") == root);
-        schema::check(e, &path.child("schema").child("openAPIV3Schema"), root, status, known);
+        schema::check(e, &path.child(schema).child("openAPIV3Schema"), root, status, known);
     }
-    if version.has("subresources.scale") {
-        scale(e, &path.child("subresources").child("scale"), version.at("subresources.scale"));
+    if holder.has("subresources.scale") {
+        scale(e, &path.child("subresources").child("scale"), holder.at("subresources.scale"));
     }
-    for (index, column) in version.list("additionalPrinterColumns").iter().enumerate() {
-        let at = path.child("additionalPrinterColumns").index(index);
-        e.need(&at.child("name"), column.text("name"));
-        let types = ["boolean", "date", "integer", "number", "string"];
-        match column.text("type") {
-            "" => e.required(&at.child("type"), "must be one of boolean,date,integer,number,string"),
-            kind if !types.contains(&kind) => {
-                e.invalid(&at.child("type"), kind, "must be one of boolean,date,integer,number,string");
-            }
-            _ => {}
-        }
-        let path = column.text("jsonPath");
-        if e.need(&at.child("jsonPath"), path) {
-            simple_path(e, &at.child("jsonPath"), path);
-        }
+    for (index, column) in holder.list("additionalPrinterColumns").iter().enumerate() {
+        check_column(e, &path.child("additionalPrinterColumns").index(index), column);
+    }
+    let (at, fields) = (path.child("selectableFields"), holder.list("selectableFields"));
+    if !fields.is_empty() && root.is_null() {
+        let detail = match schema {
+            "validation" => "may only be set when validations.schema is included",
+            _ => "may only be set when `version.schema.openAPIV3Schema` is not included",
+        };
+        e.invalid(&at, "", detail);
+    } else {
+        selectable_fields(e, &at, fields, root);
+    }
+}
+
+fn check_column(e: &mut ErrorList, path: &Path, column: &Value) {
+    const TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
+    const FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+    e.need(&path.child("name"), column.text("name"));
+    let detail = format!("must be one of {}", TYPES.join(","));
+    match column.text("type") {
+        "" => e.required(&path.child("type"), &detail),
+        kind if !TYPES.contains(&kind) => e.invalid(&path.child("type"), kind, detail),
+        _ => {}
+    }
+    let format = column.text("format");
+    if !format.is_empty() && !FORMATS.contains(&format) {
+        e.invalid(&path.child("format"), format, format!("must be one of {}", FORMATS.join(",")));
+    }
+    let (at, target) = (path.child("JSONPath"), column.text("jsonPath"));
+    if e.need(&at, target) {
+        simple_path(e, &at, target);
     }
 }
 
 /// Each leads to a scalar of the schema, outside of metadata, and none is there twice.
-fn selectable_fields(e: &mut ErrorList, path: &Path, version: &Value) {
+fn selectable_fields(e: &mut ErrorList, path: &Path, fields: &[Value], root: &Value) {
     const MOST: usize = 8;
     let mut seen = BTreeSet::new();
-    for (index, field) in version.list("selectableFields").iter().enumerate() {
+    for (index, field) in fields.iter().enumerate() {
         let at = path.index(index).child("jsonPath");
         let target = field.text("jsonPath");
         if !e.need(&at, target) {
             continue;
         }
-        let parsed = JsonPath::parse(target).ok();
-        let Some(names) = parsed.as_ref().and_then(JsonPath::members).filter(|names| !names.is_empty()) else {
-            e.invalid(&at, target, "is an invalid path: does not refer to a valid field");
-            continue;
-        };
-        let below = |schema: &'_ Value, name: &&str| -> Option<Value> {
-            let own = schema.map("properties").and_then(|all| all.get(*name)).cloned();
-            own.or_else(|| Some(schema.at("additionalProperties").clone()).filter(Value::is_object))
-        };
-        let root = version.at("schema.openAPIV3Schema").clone();
-        let found = names.iter().try_fold(root, |schema, name| below(&schema, name));
-        if names[0] == "metadata" {
-            e.invalid(&at, target, "must not point to fields in metadata");
-        } else {
-            match found {
-                None => {
-                    e.invalid(&at, target, "is an invalid path: does not refer to a valid field");
-                    continue;
-                }
-                Some(found) if !["string", "boolean", "integer"].contains(&found.text("type")) => {
-                    let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
-                    e.invalid(&at, target, detail);
-                }
-                Some(_) => {}
+        let (found, schema) = match named_field(target, root) {
+            Ok(found) => found,
+            Err(why) => {
+                e.invalid(&at, target, format!("is an invalid path: {why}"));
+                continue;
             }
+        };
+        if found.as_str().split(['.', '[']).next() == Some("metadata") {
+            e.invalid(&at, target, "must not point to fields in metadata");
         }
-        if !seen.insert(names.join(".")) {
+        if !["string", "boolean", "integer"].contains(&schema.text("type")) {
+            let detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            e.invalid(&at, target, detail);
+        }
+        if !seen.insert(found.as_str().to_owned()) {
             e.duplicate(&at, target);
         }
     }
@@ -397,7 +495,52 @@ fn conversion(e: &mut ErrorList, path: &Path, conversion: &Value) {
             let value = webhook.at("conversionReviewVersions").clone();
             e.invalid(&field, value, "must include at least one of v1, v1beta1");
         }
-    } else if webhook.has("clientConfig") {
-        e.forbidden(&at, "should not be set when strategy is not set to Webhook");
+    } else {
+        let versions = path.child("conversionReviewVersions");
+        let set = [(at, webhook.has("clientConfig")), (versions, !webhook.list("conversionReviewVersions").is_empty())];
+        for (at, _) in set.into_iter().filter(|(_, set)| *set) {
+            e.forbidden(&at, "should not be set when strategy is not set to Webhook");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(versions: Value) -> Vec<String> {
+        let crd = json!({
+            "metadata": {"name": "foos.example.com"},
+            "spec": {"group": "example.com", "scope": "Cluster", "conversion": {"strategy": "None"}, "versions": versions,
+                "names": {"plural": "foos", "singular": "foo", "kind": "Foo", "listKind": "FooList"}},
+            "status": {"storedVersions": ["v1"]},
+        });
+        check(&crd, None).iter().map(ToString::to_string).collect()
+    }
+
+    fn version(name: &str, schema: &Value, fields: &Value) -> Value {
+        json!({"name": name, "served": true, "storage": name == "v1", "schema": schema, "selectableFields": fields})
+    }
+
+    #[test]
+    fn what_all_versions_say_alike_is_told_of_once() {
+        let good = json!({"openAPIV3Schema": {"type": "object"}});
+        let bad = json!({"openAPIV3Schema": {}});
+        let field = json!([{"jsonPath": "a"}]);
+        const AT_ROOT: &str = "type: Required value: must not be empty at the root";
+        assert_eq!(
+            errors(json!([version("v1", &bad, &Value::Null), version("v2", &bad, &Value::Null)])),
+            [format!("spec.validation.openAPIV3Schema.{AT_ROOT}")]
+        );
+        assert_eq!(
+            errors(json!([version("v1", &good, &Value::Null), version("v2", &bad, &Value::Null)])),
+            [format!("spec.versions[1].schema.openAPIV3Schema.{AT_ROOT}")]
+        );
+        assert_eq!(
+            errors(json!([version("v1", &good, &field)])),
+            [
+                r#"spec.selectableFields[0].jsonPath: Invalid value: "a": is an invalid path: expected [ or . but got: a"#
+            ]
+        );
     }
 }

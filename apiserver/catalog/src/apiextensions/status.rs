@@ -15,12 +15,15 @@ pub const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// The annotation that says who approved a definition of a protected group.
 pub const APPROVED: &str = "api-approved.kubernetes.io";
 
-/// The status that `crd` should have beside the `others`, all as they are now, at `now` (RFC 3339); `None` when it has it.
+/// The status that `crd` should have next beside the `others`, all as they are now, at `now` (RFC 3339); `None` when
+/// nothing is left to do.
 pub fn next(crd: &Value, others: &[&Value], now: &str) -> Option<Value> {
     let mut new = crd.clone();
     let accepted = accept_names(&mut new, others, now);
     approve(&mut new, now);
-    if accepted && !condition_true(&new, "status.conditions", "Established") {
+    // Established only after everybody has seen that the names are accepted.
+    let settled = new.at("status") == crd.at("status");
+    if accepted && settled && !condition_true(&new, "status.conditions", "Established") {
         let established =
             condition("Established", "True", "InitialNamesAccepted", "the initial names have been accepted");
         set_condition(&mut new, established, now);
@@ -82,7 +85,11 @@ fn accept_names(crd: &mut Value, others: &[&Value], now: &str) -> bool {
         Some((reason, message)) => ("False", reason, message),
     };
     set_condition(crd, condition("NamesAccepted", status, reason, &message), now);
-    if !accepted && crd.list("status.conditions").iter().all(|known| known.text("type") != "Established") {
+    let known = crd.list("status.conditions").iter().any(|known| known.text("type") == "Established");
+    if accepted && !condition_true(crd, "status.conditions", "Established") {
+        let installing = condition("Established", "False", "Installing", "the initial names have been accepted");
+        set_condition(crd, installing, now);
+    } else if !known {
         let not = condition("Established", "False", "NotAccepted", "not all names are accepted");
         set_condition(crd, not, now);
     }
@@ -189,12 +196,22 @@ mod tests {
         status.list("conditions").iter().map(one).collect()
     }
 
+    fn settle(crd: &mut Value) {
+        while let Some(status) = next(crd, &[], NOW) {
+            crd.set("status", status);
+        }
+    }
+
     #[test]
     fn free_names_are_accepted_and_then_nothing_is_left_to_do() {
         let mut one = crd("foos", "Foo");
         let status = next(&one, &[], NOW).unwrap();
-        assert_eq!(conditions(&status), ["NamesAccepted=True NoConflicts", "Established=True InitialNamesAccepted"]);
+        assert_eq!(conditions(&status), ["NamesAccepted=True NoConflicts", "Established=False Installing"]);
         assert_eq!(status.text("acceptedNames.listKind"), "FooList");
+        one.set("status", status);
+        assert!(is_served(&one));
+        let status = next(&one, &[], NOW).unwrap();
+        assert_eq!(conditions(&status), ["NamesAccepted=True NoConflicts", "Established=True InitialNamesAccepted"]);
         one.set("status", status);
         assert!(is_served(&one));
         assert_eq!(next(&one, &[], "2027-01-01T00:00:00Z"), None);
@@ -203,24 +220,26 @@ mod tests {
     #[test]
     fn a_taken_name_is_not_accepted_until_it_is_free() {
         let mut first = crd("foos", "Foo");
-        let status = next(&first, &[], NOW).unwrap();
-        first.set("status", status);
+        settle(&mut first);
         let mut second = crd("bars", "Foo");
         let status = next(&second, &[&first], NOW).unwrap();
         assert_eq!(conditions(&status), ["NamesAccepted=False ListKindConflict", "Established=False NotAccepted"]);
         assert_eq!((status.text("acceptedNames.plural"), status.text("acceptedNames.kind")), ("bars", ""));
         second.set("status", status);
         assert!(!is_served(&second));
-        let status = next(&second, &[], NOW).unwrap();
-        assert_eq!(conditions(&status), ["NamesAccepted=True NoConflicts", "Established=True InitialNamesAccepted"]);
+        settle(&mut second);
+        assert_eq!(
+            conditions(second.at("status")),
+            ["NamesAccepted=True NoConflicts", "Established=True InitialNamesAccepted"]
+        );
     }
 
     #[test]
     fn an_established_definition_stays_so_when_its_new_names_are_taken() {
         let mut first = crd("foos", "Foo");
-        first.set("status", next(&first.clone(), &[], NOW).unwrap());
+        settle(&mut first);
         let mut second = crd("bars", "Bar");
-        second.set("status", next(&second.clone(), &[], NOW).unwrap());
+        settle(&mut second);
         second.set("spec.names.shortNames", json!(["foos"]));
         let status = next(&second, &[&first], NOW).unwrap();
         assert_eq!(

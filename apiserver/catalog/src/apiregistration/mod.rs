@@ -75,11 +75,15 @@ fn check(service: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
     let spec = service.at("spec");
-    let (group, version, own) = (spec.text("group"), spec.text("version"), service.text("metadata.name"));
+    let (group, version) = (spec.text("group"), spec.text("version"));
     let expected = format!("{version}.{group}");
-    if !own.is_empty() && own != expected {
-        let detail = format!("must be `spec.version+\".\"+spec.group`: {expected:?}");
-        e.invalid(&Path::new("metadata").child("name"), own, detail);
+    for (member, prefix) in [("generateName", true), ("name", false)] {
+        let own = service.at("metadata").text(member);
+        let segment = rules::name_is_path_segment(own, prefix).is_empty();
+        if !own.is_empty() && segment && own != expected {
+            let detail = format!("must be `spec.version+\".\"+spec.group`: {expected:?}");
+            e.invalid(&Path::new("metadata").child(member), own, detail);
+        }
     }
     if group.is_empty() && version != "v1" {
         e.required(&path.child("group"), "only v1 may have an empty group and it better be legacy kube");

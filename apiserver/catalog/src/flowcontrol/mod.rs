@@ -89,7 +89,8 @@ fn check_schema(schema: &Value) -> ErrorList {
     let method = spec.at("distinguisherMethod");
     if !method.is_null() && !["ByNamespace", "ByUser"].contains(&method.text("type")) {
         let at = path.child("distinguisherMethod").child("type");
-        e.not_supported(&at, method.clone(), &["ByNamespace", "ByUser"]);
+        // The whole method is shown, as it is internally.
+        e.not_supported(&at, json!({"Type": method.text("type")}), &["ByNamespace", "ByUser"]);
     }
     let level = spec.text("priorityLevelConfiguration.name");
     let at = path.child("priorityLevelConfiguration").child("name");

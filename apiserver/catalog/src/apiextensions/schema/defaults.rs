@@ -12,8 +12,14 @@ use super::member;
 use crate::check::Report;
 use crate::json::Read;
 
-/// Every default of a schema that is structural.
-pub fn check(e: &mut ErrorList, path: &Path, schema: &Value) {
+/// Every default of a schema that is structural. A default of the root is a whole resource.
+pub fn check_root(e: &mut ErrorList, path: &Path, root: &Value) {
+    let mut root = root.clone();
+    root["x-kubernetes-embedded-resource"] = true.into();
+    check(e, path, &root);
+}
+
+fn check(e: &mut ErrorList, path: &Path, schema: &Value) {
     let default = member(schema, "default");
     if !default.is_null() {
         let at = path.child("default");

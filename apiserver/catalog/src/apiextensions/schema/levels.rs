@@ -72,8 +72,8 @@ fn supported(e: &mut ErrorList, path: &Path, schema: &Value, place: &Place) {
     for name in ["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"] {
         let said = match member(schema, name) {
             Value::Null => false,
-            Value::String(text) => !text.is_empty(),
-            Value::Object(map) => !map.is_empty() || name == "dependencies",
+            Value::String(text) if name == "id" => !text.is_empty(),
+            Value::Object(map) => !map.is_empty() || ["dependencies", "additionalItems"].contains(&name),
             _ => true,
         };
         if said {

@@ -42,6 +42,7 @@ const AT_ROOT: [(&str, &str); 22] = [
 /// A version's whole schema. `status`: whether status is a subresource of it. `known`: it is as it was before an update, so
 /// that the cost of a single rule is not judged again.
 pub fn check(e: &mut ErrorList, path: &Path, root: &Value, status: bool, known: bool) {
+    let first = e.len();
     if status {
         check_root(e, path, root);
     }
@@ -49,13 +50,19 @@ pub fn check(e: &mut ErrorList, path: &Path, root: &Value, status: bool, known: 
         e.forbidden(&path.child("nullable"), "nullable cannot be true at the root");
     }
     let before = e.len();
-    structural::check(e, path, root);
-    if e.len() == before {
-        defaults::check(e, path, root);
+    let unsupported = structural::unsupported(root);
+    if unsupported.is_none() {
+        structural::check(e, path, root);
+        if e.len() == before {
+            defaults::check_root(e, path, root);
+        }
     }
     // What a schema means for rules is known only when it is structural.
-    let sound = e.len() == before;
+    let sound = unsupported.is_none() && e.len() == before;
     levels::check(e, path, root, sound.then(|| rules::Costs::new(known)));
+    if let (Some(why), true) = (unsupported, e.len() == first) {
+        e.invalid(path, "", why);
+    }
 }
 
 fn check_root(e: &mut ErrorList, path: &Path, root: &Value) {

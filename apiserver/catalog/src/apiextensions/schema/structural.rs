@@ -16,6 +16,46 @@ enum Level {
     Field,
 }
 
+/// What no structural schema can be made of, at any level; the first that is found.
+pub fn unsupported(schema: &Value) -> Option<&'static str> {
+    own_unsupported(schema).or_else(|| below(schema).into_iter().find_map(unsupported))
+}
+
+fn own_unsupported(schema: &Value) -> Option<&'static str> {
+    let full = |name: &str| match member(schema, name) {
+        Value::Null => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Object(map) => !map.is_empty() || name == "additionalItems",
+        _ => true,
+    };
+    if let Some((_, why)) = UNSUPPORTED.iter().find(|(name, _)| full(name)) {
+        return Some(why);
+    }
+    if *member(schema, "x-kubernetes-preserve-unknown-fields") == Value::Bool(false) {
+        return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined");
+    }
+    let several = member(schema, "items").as_array().is_some_and(|all| !all.is_empty());
+    several.then_some("OpenAPIV3Schema 'items' must be a schema, but is an array")
+}
+
+const UNSUPPORTED: [(&str, &str); 7] = [
+    ("id", "OpenAPIV3Schema 'id' is not supported"),
+    ("$schema", "OpenAPIV3Schema 'schema' is not supported"),
+    ("$ref", "OpenAPIV3Schema '$ref' is not supported"),
+    ("patternProperties", "OpenAPIV3Schema 'patternProperties' is not supported"),
+    ("dependencies", "OpenAPIV3Schema 'dependencies' is not supported"),
+    ("additionalItems", "OpenAPIV3Schema 'additionalItems' is not supported"),
+    ("definitions", "OpenAPIV3Schema 'definitions' is not supported"),
+];
+
+/// The schemas within one.
+fn below(schema: &Value) -> Vec<&Value> {
+    let one = ["not", "items", "additionalProperties"].into_iter().map(|name| member(schema, name));
+    let some = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|name| schema.list(name));
+    let named = schema.entries("properties").map(|(_, below)| below);
+    one.chain(some).chain(named).filter(|below| below.is_object()).collect()
+}
+
 pub fn check(e: &mut ErrorList, path: &Path, root: &Value) {
     let mut found = ErrorList::new();
     invariants(&mut found, path, root, Level::Root);
@@ -93,9 +133,6 @@ fn check_type(e: &mut ErrorList, path: &Path, schema: &Value, level: Level) {
     }
     if level == Level::Root && !kind.is_empty() && kind != "object" {
         e.invalid(&at, kind, "must be object at the root");
-    }
-    if int_or_string(schema) && !kind.is_empty() {
-        e.invalid(&at, kind, "must be empty if x-kubernetes-int-or-string is true");
     }
 }
 

@@ -20,6 +20,7 @@ fn a_structural_schema_is_good() {
     check(
         object(json!({
             "spec": object(json!({
+                "either": {"type": "integer", "x-kubernetes-int-or-string": true},
                 "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
                 "any": {"x-kubernetes-preserve-unknown-fields": true},
                 "labels": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -135,6 +136,25 @@ fn defaults_fit_their_schema() {
         object(json!({"o": {"type": "object", "default": {"x": 1}, "properties": {"y": {"type": "string"}}}})),
         &[r#"s.properties[o].default: Invalid value: {"x":1}: must not have unknown fields"#],
     );
+}
+
+#[test]
+fn what_no_structural_schema_holds_is_told_once() {
+    let with = |member: &str, value: Value| {
+        let mut schema = object(json!({"a": {}}));
+        schema[member] = value;
+        schema
+    };
+    check(with("$schema", json!("x")), &[r#"s: Invalid value: "": OpenAPIV3Schema 'schema' is not supported"#]);
+    check(with("additionalItems", json!({})), &["s.additionalItems: Forbidden: additionalItems is not supported"]);
+    check(with("not", json!({"type": "object", "id": "x"})), &["s.not.id: Forbidden: id is not supported"]);
+}
+
+#[test]
+fn a_default_of_the_root_is_a_resource() {
+    let mut schema = object(json!({}));
+    schema["default"] = json!({});
+    check(schema, &["s.default.apiVersion: Required value", "s.default.kind: Required value"]);
 }
 
 #[test]

@@ -7,10 +7,20 @@ const NO_FIELD: &str = "does not refer to a valid field";
 
 /// The path in its usual form. `Err` says what is wrong with it.
 pub fn field_path(text: &str, schema: &Value) -> Result<Path, String> {
+    find(text, schema, true).map(|(path, _)| path)
+}
+
+/// The path of a field named without brackets, and the field's schema.
+pub fn named_field<'s>(text: &str, schema: &'s Value) -> Result<(Path, &'s Value), String> {
+    find(text, schema, false)
+}
+
+fn find<'s>(text: &str, schema: &'s Value, brackets: bool) -> Result<(Path, &'s Value), String> {
     let (mut path, mut schema, mut rest) = (Path::root(), schema, text);
     while !rest.is_empty() {
         let name;
         (name, rest) = match rest.strip_prefix('[') {
+            Some(_) if !brackets => return Err("array notation is not allowed".into()),
             Some(quoted) => bracketed(quoted)?,
             None => {
                 let Some(named) = rest.strip_prefix('.') else {
@@ -26,7 +36,7 @@ pub fn field_path(text: &str, schema: &Value) -> Result<Path, String> {
         };
         (path, schema) = step(&path, schema, &name)?;
     }
-    Ok(path)
+    Ok((path, schema))
 }
 
 fn step<'s>(path: &Path, schema: &'s Value, name: &str) -> Result<(Path, &'s Value), String> {

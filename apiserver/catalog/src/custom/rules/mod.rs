@@ -14,7 +14,7 @@ use skeg_cel::schema::Declared;
 use skeg_cel::{Env, Program, Type, compile_over};
 
 use crate::json::Read;
-pub use field_path::field_path;
+pub use field_path::{field_path, named_field};
 pub use run::{Run, Validator, has_rules};
 
 /// The member of a schema that holds its rules.

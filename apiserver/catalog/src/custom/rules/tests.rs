@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use serde_json::{Value, json};
 use skeg_machinery::structural::Node;
 
-use super::{Run, Validator, field_path};
+use super::{Run, Validator, field_path, named_field};
 
 struct Result {
     errors: Vec<String>,
@@ -159,5 +159,6 @@ fn field_paths_name_fields_of_the_schema() {
     assert_eq!(field_path("['b.c'].d", &schema).unwrap().as_str(), "b.c.d");
     assert_eq!(field_path(".x", &schema).unwrap_err(), "does not refer to a valid field");
     assert_eq!(field_path("a", &schema).unwrap_err(), "expected [ or . but got: a");
+    assert_eq!(named_field("['b.c'].d", &schema).unwrap_err(), "array notation is not allowed");
     assert_eq!(field_path(".a[0]", &schema).unwrap_err(), "expected single quoted string but got 0");
 }
