@@ -45,6 +45,7 @@ pub struct Def {
     deprecated: Option<&'static str>,
     converted_annotations: &'static [(&'static str, &'static str)],
     rows_by: &'static str,
+    unknown_field: fn(&str) -> String,
 }
 
 impl Def {
@@ -67,12 +68,19 @@ impl Def {
             deprecated: None,
             converted_annotations: &[],
             rows_by: "",
+            unknown_field,
         }
     }
 
     /// See [`ResourceSpec::converted_annotations`].
     pub fn converted_annotations(mut self, annotations: &'static [(&'static str, &'static str)]) -> Self {
         self.converted_annotations = annotations;
+        self
+    }
+
+    /// See [`ResourceSpec::unknown_field`].
+    pub fn unknown_field(mut self, message: fn(&str) -> String) -> Self {
+        self.unknown_field = message;
         self
     }
 
@@ -235,8 +243,14 @@ impl Def {
             backing: self.backing,
             converted_annotations: self.converted_annotations,
             rows_by: self.rows_by,
+            unknown_field: self.unknown_field,
         }
     }
+}
+
+/// What most types say of a field that cannot be selected by.
+pub fn unknown_field(label: &str) -> String {
+    format!("field label not supported: {label}")
 }
 
 fn lookup(group: &'static str, version: &'static str, kind: &'static str) -> TypeRef {

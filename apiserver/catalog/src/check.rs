@@ -184,36 +184,50 @@ pub trait Report {
         for (index, condition) in conditions.iter().enumerate() {
             let at = path.index(index);
             let kind = condition.text("type");
-            if kind.is_empty() {
-                self.required(&at.child("type"), "");
-            } else {
-                self.qualified_name(&at.child("type"), kind);
-            }
             if seen.contains(&kind) {
                 self.duplicate(&at.child("type"), kind);
             }
             seen.push(kind);
+            self.label_name(&at.child("type"), kind);
             let status = condition.text("status");
             if !["True", "False", "Unknown"].contains(&status) {
                 self.not_supported(&at.child("status"), status, &["False", "True", "Unknown"]);
             }
             if condition.int("observedGeneration") < 0 {
-                self.invalid(&at.child("observedGeneration"), condition.int("observedGeneration"), NEGATIVE);
+                let detail = "must be greater than or equal to zero";
+                self.invalid(&at.child("observedGeneration"), condition.int("observedGeneration"), detail);
             }
             if !condition.has("lastTransitionTime") {
-                self.required(&at.child("lastTransitionTime"), "must be set");
+                self.required(&at.child("lastTransitionTime"), "");
             }
             let reason = condition.text("reason");
             if reason.is_empty() {
                 self.required(&at.child("reason"), "");
-            } else if reason.len() > 1024 {
-                self.add(Error::too_long(&at.child("reason"), 1024));
+            } else {
+                if !condition_reason(reason) {
+                    let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+                    let detail = rules::regex_error(REASON, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples);
+                    self.invalid(&at.child("reason"), reason, detail);
+                }
+                if reason.len() > 1024 {
+                    self.add(Error::too_long(&at.child("reason"), 1024));
+                }
             }
             if condition.text("message").len() > 32 << 10 {
                 self.add(Error::too_long(&at.child("message"), 32 << 10));
             }
         }
     }
+}
+
+const REASON: &str = "a condition reason must start with alphabetic character, optionally followed by a string of \
+    alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+
+fn condition_reason(reason: &str) -> bool {
+    let ends = |last: char| last.is_ascii_alphanumeric() || last == '_';
+    reason.starts_with(|first: char| first.is_ascii_alphabetic())
+        && reason.ends_with(ends)
+        && reason.chars().all(|one| ends(one) || matches!(one, ',' | ':'))
 }
 
 impl Report for ErrorList {

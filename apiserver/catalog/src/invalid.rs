@@ -444,6 +444,33 @@ fn storage() {
 }
 
 #[test]
+fn warnings_of_what_is_deprecated() {
+    let warned = |resource: &str, changes: &[(&str, Value)]| {
+        let spec = named(resource);
+        let mut object = fixture(&spec);
+        for (path, value) in changes {
+            object.set(path, value.clone());
+        }
+        let (object, _) = create(&spec, object);
+        crate::tests::with_context(|ctx| spec.strategy.warnings(ctx, &object, None))
+    };
+    assert_eq!(
+        warned("services", &[("spec.externalName", json!("a.example"))]),
+        ["spec.externalName is ignored when spec.type is not \"ExternalName\""]
+    );
+    assert_eq!(
+        warned("nodes", &[("spec.externalID", json!("a"))]),
+        ["spec.externalID: this field is deprecated, and is unused by Kubernetes"]
+    );
+    let recycled = warned("persistentvolumes", &[("spec.persistentVolumeReclaimPolicy", json!("Recycle"))]);
+    assert!(recycled[0].starts_with("spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy"), "{recycled:?}");
+    assert_eq!(
+        warned("cronjobs.batch", &[("spec.jobTemplate.spec.template.spec.imagePullSecrets", json!([{}]))]),
+        ["spec.jobTemplate.spec.template.spec.imagePullSecrets[0].name: invalid empty name \"\""]
+    );
+}
+
+#[test]
 fn what_is_ignored_and_added() {
     let spec = named("persistentvolumeclaims");
     let mut claim = fixture(&spec);

@@ -161,6 +161,19 @@ pub fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// Like `same`, but an object that is there differs from none: what Go has as a pointer to a struct.
+pub fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.iter().all(|(key, value)| equal(value, b.get(key).unwrap_or(&NULL)))
+                && b.iter().all(|(key, value)| a.contains_key(key) || equal(value, &NULL))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(_), _) | (_, Value::Object(_)) => false,
+        _ => same(a, b),
+    }
+}
+
 fn empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -196,5 +209,7 @@ mod tests {
         assert!(same(&json!(null), &json!({})));
         assert!(!same(&json!({"a": 1}), &json!({"a": 2})));
         assert!(!same(&json!([1]), &json!([])));
+        assert!(equal(&json!({"a": [], "b": {"c": ""}}), &json!({"b": {}})));
+        assert!(!equal(&json!({"a": {}}), &json!({})));
     }
 }

@@ -55,6 +55,8 @@ pub struct ResourceSpec {
     pub converted_annotations: &'static [(&'static str, &'static str)],
     /// The number, dotted, that the rows of a table are in order of; "" for the order of names.
     pub rows_by: &'static str,
+    /// What a selector by a field that is not selectable is told.
+    pub unknown_field: fn(&str) -> String,
 }
 
 /// Where objects of a type are.

@@ -69,6 +69,8 @@ pub fn create(spec: &ResourceSpec, mut object: Value) -> (Value, ErrorList) {
             object.default_to("spec.healthCheckNodePort", Value::Null);
         }
         let errors = spec.strategy.validate(ctx, &object);
+        // What the store gives.
+        object.set("metadata.resourceVersion", "1");
         (object, errors)
     })
 }

@@ -103,7 +103,7 @@ fn place(resource: &Resource, label: &str) -> Result<Place, Status> {
             None if selectable.is_empty() => Err(Status::bad_request(format!(
                 "{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
             ))),
-            None => Err(Status::bad_request(format!("field label not supported: {label}"))),
+            None => Err(Status::bad_request((resource.spec.unknown_field)(label))),
         },
     }
 }

@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::{collisions, mismatch};
+use super::{collisions, mismatch, template_warnings};
 use crate::builder::Def;
 use crate::check::{Report, int_or_percent_value, selector_empty, selects};
 use crate::columns::{self, AGE, NAME, Table, containers, int, labels, name, text, wide};
 use crate::core::podspec::{self, defaults};
 use crate::core::replication_controller::always;
-use crate::json::{Read, Write, same};
+use crate::json::{Read, Write, equal};
 use crate::rules::{Part, Rules, annotation};
 use crate::spec::ResourceSpec;
 
@@ -67,7 +67,7 @@ pub fn spec() -> ResourceSpec {
             check,
             update: |_, set, old| {
                 let mut generation = template_generation(old);
-                if !same(set.at("spec.template"), old.at("spec.template")) {
+                if !equal(set.at("spec.template"), old.at("spec.template")) {
                     generation += 1;
                 }
                 set_template_generation(set, generation);
@@ -78,6 +78,12 @@ pub fn spec() -> ResourceSpec {
                 e.immutable(&at, set.at("spec.selector"), old.at("spec.selector"));
                 e.all(check(set));
                 e
+            },
+            warn: |set, old| {
+                if old.is_some_and(|old| template_generation(old) == template_generation(set)) {
+                    return Vec::new();
+                }
+                template_warnings(set, None)
             },
             pod_spec: "spec.template.spec",
             ..Rules::BASE

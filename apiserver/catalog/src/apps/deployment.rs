@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::{collisions, name_warning, replica_status, replica_template, selector};
+use super::{collisions, replica_status, replica_template, selector, warnings};
 use crate::builder::Def;
 use crate::check::{Report, int_or_percent_value};
 use crate::columns::{AGE, NAME, Table, containers, name, selector_text, text, wide};
@@ -66,7 +66,7 @@ pub fn spec() -> ResourceSpec {
                 e.immutable(&at, deployment.at("spec.selector"), old.at("spec.selector"));
                 e
             },
-            warn: name_warning,
+            warn: warnings,
             generation: Generation::OnSpecOrAnnotationsChange,
             pod_spec: "spec.template.spec",
             ..Rules::BASE

@@ -78,6 +78,18 @@ pub fn mismatch(e: &mut ErrorList, template: &Path, labels: &Value) {
     e.invalid(&at, labels.clone(), "`selector` does not match template `labels`");
 }
 
+/// The warnings about a controller of pods: its name, its template.
+pub fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut all = name_warning(object, old);
+    all.extend(template_warnings(object, old));
+    all
+}
+
+/// The warnings about the pods of a new or changed template.
+pub fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    podspec::warnings::template(&Path::new("spec").child("template"), object.at("spec.template"), object, old)
+}
+
 /// Warning for names that pods cannot have as hostnames.
 pub fn name_warning(object: &Value, old: Option<&Value>) -> Vec<String> {
     let name = object.text("metadata.name");

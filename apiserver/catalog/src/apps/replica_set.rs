@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::{name_warning, replica_status, replica_template, selector};
+use super::{replica_status, replica_template, selector, warnings};
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{self, AGE, NAME, Table, containers, int, name, wide};
@@ -62,7 +62,7 @@ pub fn spec() -> ResourceSpec {
                 e.immutable(&at, set.at("spec.selector"), old.at("spec.selector"));
                 e
             },
-            warn: name_warning,
+            warn: warnings,
             pod_spec: "spec.template.spec",
             ..Rules::BASE
         })

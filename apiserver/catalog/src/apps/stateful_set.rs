@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::{collisions, mismatch, replica_status, selector};
+use super::{collisions, mismatch, replica_status, selector, template_warnings};
 use crate::builder::Def;
 use crate::check::{Report, int_or_percent_value, selector_empty, selects};
 use crate::columns::{AGE, NAME, Table, containers, name, text, wide};
@@ -54,17 +54,26 @@ pub fn spec() -> ResourceSpec {
                 }
             },
             check_update,
-            warn: |set, _| {
-                if set.int("spec.revisionHistoryLimit") >= 0 {
-                    return Vec::new();
-                }
-                let warning = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
-                vec![warning.into()]
-            },
+            warn,
             pod_spec: "spec.template.spec",
             ..Rules::BASE
         })
         .build()
+}
+
+fn warn(set: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut all = template_warnings(set, old);
+    for (index, claim) in set.list("spec.volumeClaimTemplates").iter().enumerate() {
+        let at = Path::new("spec").child("volumeClaimTemplates").index(index);
+        let at = if old.is_some() { at.child("Spec") } else { at };
+        podspec::warnings::claim(&mut all, &at, claim.at("spec"));
+    }
+    if set.int("spec.revisionHistoryLimit") < 0 {
+        let warning =
+            "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
+        all.push(warning.into());
+    }
+    all
 }
 
 fn set_defaults(_: &str, set: &mut Value) {
@@ -83,8 +92,9 @@ fn set_defaults(_: &str, set: &mut Value) {
     set.default_to("spec.revisionHistoryLimit", 10);
     set.each("spec.volumeClaimTemplates", |claim| {
         default_claim(claim);
-        claim.default_zero("kind", "PersistentVolumeClaim");
-        claim.default_zero("apiVersion", "v1");
+        // Whatever was sent: the form that is stored knows one kind.
+        claim.set("kind", "PersistentVolumeClaim");
+        claim.set("apiVersion", "v1");
     });
 }
 

@@ -13,6 +13,9 @@ use crate::json::{Read, Write};
 use crate::rules::{Part, Rules};
 use crate::spec::ResourceSpec;
 
+const ZONE_IN_SCHEDULE: &str = "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+    https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+
 pub fn spec() -> ResourceSpec {
     Def::new("batch", "v1", "cronjobs", "CronJob")
         .short(&["cj"])
@@ -79,7 +82,15 @@ pub fn spec() -> ResourceSpec {
                 e
             },
             check_update: |job, old| check(job, Some(old)),
-            warn: name_warning,
+            warn: |job, old| {
+                let mut all = name_warning(job, old);
+                let path = Path::new("spec").child("jobTemplate").child("spec");
+                all.extend(job_spec::warnings(&path, job.at("spec.jobTemplate.spec"), job, old));
+                if old.is_some() && job.text("spec.schedule").contains("TZ") {
+                    all.push(ZONE_IN_SCHEDULE.into());
+                }
+                all
+            },
             pod_spec: "spec.jobTemplate.spec.template.spec",
             ..Rules::BASE
         })

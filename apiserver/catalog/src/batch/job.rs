@@ -21,8 +21,9 @@ const UID_LABELS: [&str; 2] = ["controller-uid", "batch.kubernetes.io/controller
 pub fn spec() -> ResourceSpec {
     Def::new("batch", "v1", "jobs", "Job")
         .categories(&["all"])
-        .status(Part::status(check_status))
+        .status(Part { prepare: |_, job, _| own_labels(job), ..Part::status(check_status) })
         .fields(&[])
+        .unknown_field(|label| format!("field label {label:?} not supported for Job"))
         .computed_field("status.successful", |job| job.int("status.succeeded").to_string())
         .columns(Table {
             columns: const {
@@ -61,14 +62,18 @@ pub fn spec() -> ResourceSpec {
             update: |_, job, _| own_labels(job),
             check: |job| check(job, true),
             check_update,
-            warn: name_warning,
+            warn: |job, old| {
+                let mut all = name_warning(job, old);
+                all.extend(job_spec::warnings(&Path::new("spec"), job.at("spec"), job, old));
+                all
+            },
             gc: GcPolicy::Orphan,
             delete_warning: Some(
                 "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove \
                  them or set propagationPolicy=Orphan to suppress this warning",
             ),
             pod_spec: "spec.template.spec",
-            metadata_checks: (1, 1),
+            metadata_checks: (1, 0),
             ..Rules::BASE
         })
         .build()
@@ -155,6 +160,8 @@ fn check_update(job: &Value, old: &Value) -> ErrorList {
     let labels = old.at("spec.template.metadata.labels");
     let prefixed = [NAME_LABELS[1], UID_LABELS[1]].iter().all(|key| labels.member("", key).is_some());
     let mut e = check(job, prefixed);
+    // The second look at how ObjectMeta changed comes after the whole job.
+    e.all(rules::object_meta_update(job.at("metadata"), old.at("metadata"), &Path::new("metadata")));
     let path = Path::new("spec");
     let (spec, before) = (job.at("spec"), old.at("spec"));
     if spec.text("completionMode") != "Indexed" {
@@ -281,7 +288,7 @@ fn check_status(job: &Value, old: &Value) -> ErrorList {
             e.invalid(&path.child(member), status.int(member), detail);
         }
     }
-    if status.int("ready") > status.int("active") && !same(status, before) {
+    if status.opt_int("ready").is_some_and(|ready| ready > status.int("active")) && !same(status, before) {
         e.invalid(&path.child("ready"), status.int("ready"), "cannot set more ready pods than active");
     }
     e
@@ -339,16 +346,19 @@ fn status_indexes(e: &mut ErrorList, path: &Path, job: &Value, old: &Value) {
             continue;
         }
         let at = path.child(member);
-        let unfit = match member {
-            "completedIndexes" => !indexes.is_empty() && !indexed,
-            _ => !job.has("spec.backoffLimitPerIndex"),
+        let per_index = job.has("spec.backoffLimitPerIndex");
+        let (unfit, parsed) = match member {
+            "completedIndexes" => (!indexes.is_empty() && !indexed, true),
+            _ => (!per_index, per_index),
         };
-        if unfit {
-            e.invalid(&at, indexes, detail);
-        } else if job.has("spec.completions")
+        if parsed
+            && job.has("spec.completions")
             && let Err(problem) = parse_indexes(indexes, job.int("spec.completions"))
         {
             e.invalid(&at, indexes, format!("error parsing {member}: {problem}"));
+        }
+        if unfit {
+            e.invalid(&at, indexes, detail);
         }
     }
 }

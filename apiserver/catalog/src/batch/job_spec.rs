@@ -296,3 +296,20 @@ fn parse_interval(text: &str, completions: i64) -> Result<(i64, i64), String> {
         _ => Ok((bounds[0], bounds[0])),
     }
 }
+
+/// The warnings about a JobSpec of a new or changed object.
+pub fn warnings(path: &Path, spec: &Value, object: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some_and(|old| old.int("metadata.generation") == object.int("metadata.generation")) {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    let many = spec.int("completions") > 100_000 && spec.int("parallelism") > 10_000;
+    if spec.text("completionMode") == "Indexed" && many {
+        all.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than \
+             10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    all.extend(podspec::warnings::template(&path.child("template"), spec.at("template"), object, None));
+    all
+}

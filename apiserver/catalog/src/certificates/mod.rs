@@ -83,6 +83,7 @@ pub fn certificate_signing_request() -> ResourceSpec {
             cells,
         })
         .rules(Rules {
+            name: names::path_segment,
             create,
             check,
             update: |_, request, old| request.copy_from("spec", old),
@@ -165,7 +166,7 @@ fn check(request: &Value) -> ErrorList {
     let path = Path::new("spec");
     let spec = request.at("spec");
     if let Err(problem) = parse(request) {
-        e.invalid(&path.child("request"), spec.text("request"), problem);
+        e.invalid(&path.child("request"), spec.at("request").clone(), problem);
     }
     let usages = spec.texts("usages");
     if usages.is_empty() {

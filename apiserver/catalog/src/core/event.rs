@@ -161,11 +161,12 @@ fn series(e: &mut ErrorList, event: &Value) {
 fn check_new(event: &Value) -> ErrorList {
     const UNSET: &str = "needs to be unset";
     let mut e = check(event, "reportingController");
-    e.each(
-        &Path::new("metadata").child("name"),
-        event.text("metadata.name"),
-        names::subdomain(event.text("metadata.name"), false),
-    );
+    let (at, own) = (Path::new("metadata").child("name"), event.text("metadata.name"));
+    if own.is_empty() {
+        e.required(&at, "name or generateName is required");
+    } else {
+        e.each(&at, own, names::subdomain(own, false));
+    }
     series(&mut e, event);
     if !event.has("eventTime") {
         e.required(&Path::new("eventTime"), "");
@@ -193,27 +194,36 @@ fn check_new_update(event: &Value, old: &Value) -> ErrorList {
     if !same(event.at("series"), old.at("series")) {
         series(&mut e, event);
     }
-    for member in [
-        "involvedObject",
-        "reason",
-        "message",
-        "source",
-        "firstTimestamp",
-        "lastTimestamp",
-        "count",
-        "type",
-        "action",
-        "related",
-        "reportingInstance",
-    ] {
-        e.immutable(&Path::new(member), event.at(member), old.at(member));
+    for member in
+        ["involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "reason", "type"]
+    {
+        fixed(&mut e, event, old, member, member);
     }
     let micros = |event: &Value| time(event.text("eventTime")).map(|time| time.timestamp_micros());
     if micros(event) != micros(old) {
         e.immutable(&Path::new("eventTime"), event.at("eventTime"), old.at("eventTime"));
     }
-    e.immutable(&Path::new("reportingController"), event.at("reportingComponent"), old.at("reportingComponent"));
+    for (member, shown) in [
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingComponent", "reportingController"),
+        ("reportingInstance", "reportingInstance"),
+    ] {
+        fixed(&mut e, event, old, member, shown);
+    }
     e
+}
+
+/// A member that may not change; a plain string or number that is absent is shown as Go's zero value.
+fn fixed(e: &mut ErrorList, event: &Value, old: &Value, member: &str, shown: &str) {
+    let value = match member {
+        "reason" | "message" | "type" | "action" | "reportingComponent" | "reportingInstance" => {
+            event.text(member).into()
+        }
+        "count" => event.int(member).into(),
+        _ => event.at(member).clone(),
+    };
+    e.immutable(&Path::new(shown), &value, old.at(member));
 }
 
 fn cells(event: &Value, row: &Row) -> Vec<Value> {

@@ -22,7 +22,15 @@ pub fn spec() -> ResourceSpec {
         .cluster()
         .short(&["no"])
         .special("proxy", &[Create, Delete, Get, Patch, Update], Some(("", "v1", "NodeProxyOptions")))
-        .status(Part { metadata_checks: (1, 1), ..Part::status(check_update) })
+        .status(Part {
+            metadata_checks: (1, 1),
+            prepare: |_, node, old| {
+                if !old.has("status.config") {
+                    node.remove("status.config");
+                }
+            },
+            ..Part::status(check_update)
+        })
         .fields(&[("spec.unschedulable", "false")])
         .columns(Table {
             columns: const {
@@ -58,6 +66,15 @@ pub fn spec() -> ResourceSpec {
                 let mut e = check(node);
                 e.all(check_update(node, old));
                 e
+            },
+            warn: |node, _| {
+                let fields = [
+                    ("spec.configSource", "the feature is removed"),
+                    ("spec.externalID", "this field is deprecated, and is unused by Kubernetes"),
+                ];
+                let set = |member: &str| node.has(member) && node.opt_text(member) != Some("");
+                let all = fields.into_iter().filter(|(member, _)| set(member));
+                all.map(|(member, problem)| format!("{member}: {problem}")).collect()
             },
             generation: Generation::Never,
             // A kubelet registers itself with its status.

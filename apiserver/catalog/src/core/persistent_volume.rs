@@ -7,6 +7,7 @@ use super::pod::difference;
 use super::podspec::defaults::storage_source;
 use super::podspec::scheduling;
 use super::podspec::volumes::{self as sources, ISCSI_LENGTH, ONE_TYPE, need};
+use super::podspec::warnings;
 use crate::builder::Def;
 use crate::check::{NEGATIVE, Report, quantity};
 use crate::columns::{AGE, NAME, Row, Table, name, text, wide};
@@ -46,7 +47,13 @@ pub fn spec() -> ResourceSpec {
                 volume.set("status", json!({"phase": "Pending", "lastPhaseTransitionTime": stamp(ctx)}));
             },
             check: |volume| check(volume),
-            check_update,
+            // Upstream's strategy and its rules for changes both look at the whole volume.
+            check_update: |volume, old| {
+                let mut e = check(volume);
+                e.all(check_update(volume, old));
+                e
+            },
+            warn: |volume, _| warn(volume),
             generation: Generation::Never,
             metadata_checks: (2, 0),
             ..Rules::BASE
@@ -81,6 +88,49 @@ fn defaults(_: &str, volume: &mut Value) {
 pub fn source_defaults(spec: &mut Value) {
     storage_source(spec);
     super::podspec::defaults::round_list(spec, "capacity");
+}
+
+/// What of a volume is on its way out (pkg/api/persistentvolume).
+fn warn(volume: &Value) -> Vec<String> {
+    const ANNOTATIONS: [(&str, &str); 2] = [
+        (
+            "volume.beta.kubernetes.io/storage-class",
+            "deprecated since v1.8; use \"storageClassName\" attribute instead",
+        ),
+        ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
+    ];
+    const SOURCES: [(&str, &str, &str); 6] = [
+        ("cephfs", "cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("photonPersistentDisk", "photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("scaleIO", "scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("storageos", "storageOS", "deprecated in v1.22, non-functional in v1.25+"),
+        ("glusterfs", "glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
+    ];
+    let mut all = Vec::new();
+    for (key, since) in ANNOTATIONS {
+        if annotation(volume, key).is_some() {
+            all.push(format!("{}: {since}", Path::new("metadata").child("annotations").key(key)));
+        }
+    }
+    let (path, spec) = (Path::new("spec"), volume.at("spec"));
+    if spec.text("persistentVolumeReclaimPolicy") == "Recycle" {
+        all.push(format!(
+            "{}: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic \
+             provisioning.",
+            path.child("persistentVolumeReclaimPolicy")
+        ));
+    }
+    let at = path.child("nodeAffinity").child("required").child("nodeSelectorTerms");
+    for (index, term) in spec.list("nodeAffinity.required.nodeSelectorTerms").iter().enumerate() {
+        warnings::node_term(&mut all, &at.index(index), term, false);
+    }
+    for (member, shown, since) in SOURCES {
+        if spec.has(member) {
+            all.push(format!("{}: {since}", path.child(shown)));
+        }
+    }
+    all
 }
 
 fn check(volume: &Value) -> ErrorList {

@@ -11,7 +11,7 @@ use super::podspec::defaults::round_list;
 use crate::builder::Def;
 use crate::check::{IMMUTABLE, Report, quantity};
 use crate::columns::{AGE, NAME, Row, Table, name, text, wide};
-use crate::json::{Read, Write, same};
+use crate::json::{Read, Write, equal};
 use crate::names;
 use crate::rules::{Part, Rules, annotation};
 use crate::spec::{Context, Generation, ResourceSpec};
@@ -51,6 +51,7 @@ pub fn spec() -> ResourceSpec {
             },
             update: |_: &Context<'_>, claim, old| data_sources(claim, old),
             check_update,
+            warn: |claim, _| warn(claim),
             generation: Generation::Never,
             metadata_checks: (1, 1),
             ..Rules::BASE
@@ -154,6 +155,16 @@ fn data_source(e: &mut ErrorList, path: &Path, source: &Value) {
     }
 }
 
+fn warn(claim: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    if annotation(claim, CLASS_ANNOTATION).is_some() {
+        let at = Path::new("metadata").child("annotations").key(CLASS_ANNOTATION);
+        all.push(format!("{at}: deprecated since v1.8; use \"storageClassName\" attribute instead"));
+    }
+    super::podspec::warnings::claim(&mut all, &Path::new("spec"), claim.at("spec"));
+    all
+}
+
 fn check_update(claim: &Value, old: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
@@ -179,7 +190,7 @@ fn check_update(claim: &Value, old: &Value) -> ErrorList {
         new.copy_from("resources.requests.storage", &before);
         new.copy_from("volumeAttributesClassName", &before);
     }
-    if !same(&new, &before) {
+    if !equal(&new, &before) {
         let detail = format!(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{}",
             difference(&before, &new)
@@ -224,22 +235,44 @@ fn check_status(claim: &Value, _: &Value) -> ErrorList {
     if claim.list("spec.accessModes").is_empty() {
         e.required(&Path::new("Spec").child("accessModes"), "");
     }
-    for list in ["capacity", "allocatedResources"] {
-        for (name, value) in claim.at("status").entries(list) {
-            let at = path.child(list).key(name);
-            if let Some(amount) = quantity(value).filter(|amount| amount.sign() < 0) {
-                e.invalid(&at, amount.value(), "must be a valid resource quantity");
-            }
-        }
+    for (name, value) in claim.entries("status.capacity") {
+        amount(&mut e, &path.child("capacity").key(name), value);
     }
     let at = path.child("allocatedResourceStatuses");
     for (key, value) in claim.entries("status.allocatedResourceStatuses") {
-        e.each(&at, key, rules::is_qualified_name(key));
+        resource_key(&mut e, &at, key);
         if !RESIZE.contains(&value.as_str().unwrap_or("")) {
             e.not_supported(&at, key, RESIZE);
         }
     }
+    let at = path.child("allocatedResources");
+    for (key, value) in claim.entries("status.allocatedResources") {
+        if resource_key(&mut e, &at, key) {
+            amount(&mut e, &at.key(key), value);
+        }
+    }
     e
+}
+
+fn amount(e: &mut ErrorList, path: &Path, value: &Value) {
+    if let Some(amount) = quantity(value).filter(|amount| amount.sign() < 0) {
+        e.invalid(path, amount.value(), "must be a valid resource quantity");
+    }
+}
+
+/// A resource that a claim may have: of Kubernetes' own only storage. Whether it is one.
+fn resource_key(e: &mut ErrorList, path: &Path, key: &str) -> bool {
+    let problems = rules::is_qualified_name(key);
+    if !problems.is_empty() {
+        e.each(path, key, problems);
+        return false;
+    }
+    let native = !key.contains('/') || key.contains("kubernetes.io/");
+    if native && key != "storage" {
+        e.not_supported(path, key, &["storage"]);
+        return false;
+    }
+    true
 }
 
 fn cells(claim: &Value, row: &Row) -> Vec<Value> {

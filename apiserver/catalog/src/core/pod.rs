@@ -52,22 +52,31 @@ const RULES: Rules = Rules {
     create,
     check,
     check_update,
-    warn: |pod, old| {
-        let name = pod.text("metadata.name");
-        match names::label(name, false) {
-            problems if old.is_none() && !name.is_empty() && !problems.is_empty() => vec![format!(
-                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
-                 label is recommended: [{}]",
-                problems.join(" ")
-            )],
-            _ => Vec::new(),
-        }
-    },
+    warn,
     grace,
     pod_spec: "spec",
     metadata_checks: (1, 1),
     ..Rules::BASE
 };
+
+/// A new pod is warned of; nobody reads what an update is told.
+fn warn(pod: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some() {
+        return Vec::new();
+    }
+    let mut warnings = Vec::new();
+    let name = pod.text("metadata.name");
+    let problems = names::label(name, false);
+    if !name.is_empty() && !problems.is_empty() {
+        warnings.push(format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS \
+             label is recommended: [{}]",
+            problems.join(" ")
+        ));
+    }
+    warnings.extend(podspec::warnings::pod(&Path::root(), pod));
+    warnings
+}
 
 /// How long a pod has to end: what was asked for or what it says itself, nothing where no kubelet has it.
 fn grace(pod: &Value, requested: Option<i64>) -> Option<i64> {
@@ -355,6 +364,10 @@ const STATUS: Part = Part {
     metadata: Metadata::OwnersKept,
     resets: &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"],
     prepare: |_, pod, old| {
+        // An alpha field, which stays where it is already.
+        if !old.has("status.nodeAllocatableResourceClaimStatuses") {
+            pod.remove("status.nodeAllocatableResourceClaimStatuses");
+        }
         if pod.text("status.qosClass").is_empty() {
             pod.copy_from("status.qosClass", old);
         }
@@ -410,12 +423,27 @@ fn check_status(pod: &Value, old: &Value) -> ErrorList {
     ] {
         restarts(&mut e, &path.child(member), pod, old, member, of);
     }
+    for (member, of) in [("containerStatuses", "spec.containers"), ("initContainerStatuses", "spec.initContainers")] {
+        for (index, status) in pod.at("status").list(member).iter().enumerate() {
+            let container = pod.list(of).iter().find(|container| container.text("name") == status.text("name"));
+            allocated(&mut e, &path.child(member).index(index), status, container);
+        }
+    }
+    for (index, status) in pod.list("status.ephemeralContainerStatuses").iter().enumerate() {
+        if !status.list("allocatedResourcesStatus").is_empty() {
+            let at = path.child("ephemeralContainerStatuses").index(index).child("allocatedResourcesStatus");
+            e.forbidden(&at, "must not be specified in container status");
+        }
+    }
     let claims: Vec<&str> = pod.list("spec.resourceClaims").iter().map(|claim| claim.text("name")).collect();
     for (index, status) in pod.list("status.resourceClaimStatuses").iter().enumerate() {
         if !claims.contains(&status.text("name")) {
             let at = path.child("resourceClaimStatuses").index(index).child("name");
             e.invalid(&at, status.text("name"), "must match the name of an entry in `spec.resourceClaims`");
         }
+    }
+    if pod.has("status.extendedResourceClaimStatus") {
+        extended_claim(&mut e, &path.child("extendedResourceClaimStatus"), pod);
     }
     addresses(&mut e, pod, old, "podIPs");
     if let Some(first) = pod.list("status.hostIPs").first() {
@@ -426,6 +454,91 @@ fn check_status(pod: &Value, old: &Value) -> ErrorList {
         addresses(&mut e, pod, old, "hostIPs");
     }
     e
+}
+
+/// The health of what a container has: of resources that it asks for, each device once.
+fn allocated(e: &mut ErrorList, path: &Path, status: &Value, container: Option<&Value>) {
+    for (index, resource) in status.list("allocatedResourcesStatus").iter().enumerate() {
+        let at = path.child("allocatedResourcesStatus").index(index);
+        let name = resource.text("name");
+        if let Some(container) = container
+            && let Some(problem) = not_asked_for(container, name)
+        {
+            e.invalid(&at.child("name"), name, problem);
+        }
+        let mut seen = BTreeSet::new();
+        for (nth, device) in resource.list("resources").iter().enumerate() {
+            let at = at.child("resources").index(nth);
+            let health = device.text("health");
+            let known = ["Healthy", "Unhealthy", "Unknown"];
+            if !known.contains(&health) {
+                e.not_supported(&at.child("health"), health, &known);
+            }
+            if device.opt_text("message") == Some("") {
+                e.required(&at.child("message"), "must be non-empty if specified");
+            }
+            let id = device.text("resourceID");
+            if !seen.insert(id) {
+                e.duplicate(&at.child("resourceID"), id);
+            }
+        }
+    }
+}
+
+/// Why a container does not have a resource, or a claim by the name `claim:<claim>[/<request>]`.
+fn not_asked_for(container: &Value, name: &str) -> Option<&'static str> {
+    let Some(claim) = name.strip_prefix("claim:") else {
+        let has = container.map("resources.requests").is_some_and(|all| all.contains_key(name));
+        return (!has).then_some("must match one of the container's resource requests");
+    };
+    let (own, request) = claim.split_once('/').unwrap_or((claim, ""));
+    let has = container
+        .list("resources.claims")
+        .iter()
+        .any(|claim| claim.text("name") == own && claim.text("request") == request);
+    (!has).then_some(
+        "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or \
+         'claim:<claimName>' if request is empty",
+    )
+}
+
+/// The claim made for a pod's extended resources maps what its containers ask for.
+fn extended_claim(e: &mut ErrorList, path: &Path, pod: &Value) {
+    const NO_RESOURCE: &str = "must match the extended resource name of an entry in \
+        spec.initContainers.resources.requests or spec.containers.resources.requests";
+    let status = pod.at("status.extendedResourceClaimStatus");
+    let mappings = status.list("requestMappings");
+    let at = path.child("requestMappings");
+    if mappings.is_empty() {
+        e.required(&at, "at least one request mapping is required");
+    }
+    let containers: Vec<&Value> = pod.list("spec.containers").iter().chain(pod.list("spec.initContainers")).collect();
+    let mut seen = BTreeSet::new();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let at = at.index(index);
+        let names = ["containerName", "resourceName", "requestName"].map(|member| mapping.text(member));
+        let [container, resource, request] = names;
+        match containers.iter().find(|one| one.text("name") == container) {
+            Some(one) if !one.map("resources.requests").is_some_and(|all| all.contains_key(resource)) => {
+                e.invalid(&at.child("resourceName"), resource, NO_RESOURCE);
+            }
+            Some(_) => {}
+            None => {
+                let detail = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
+                e.invalid(&at.child("containerName"), container, detail);
+            }
+        }
+        e.dns_label(&path.child("requestName"), request);
+        if !seen.insert(names) {
+            e.duplicate(&at.child("containerName"), container);
+            e.duplicate(&at.child("resourceName"), resource);
+            e.duplicate(&at.child("requestName"), request);
+        }
+    }
+    let claim = status.text("resourceClaimName");
+    if e.need(&path.child("resourceClaimName"), claim) {
+        e.each(&path.child("resourceClaimName"), claim, names::subdomain(claim, false));
+    }
 }
 
 fn addresses(e: &mut ErrorList, pod: &Value, old: &Value, member: &str) {

@@ -23,6 +23,7 @@ pub fn spec() -> ResourceSpec {
             defaults: |_, object| defaults::template(object, "template"),
             check,
             check_update: |object, _| check(object),
+            warn: |object, old| podspec::warnings::template(&Path::new("template"), object.at("template"), object, old),
             generation: Generation::OnSpecChange,
             pod_spec: "template.spec",
             ..Rules::PLAIN

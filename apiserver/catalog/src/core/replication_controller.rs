@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
 use super::podspec::{self, defaults};
-use crate::apps::replica_status;
+use crate::apps::{replica_status, warnings};
 use crate::builder::Def;
 use crate::check::{Report, selects};
 use crate::columns::{AGE, NAME, Table, containers, int, labels, name, wide};
@@ -72,6 +72,7 @@ pub fn spec() -> ResourceSpec {
             create: |_, controller| controller.set("status", json!({"replicas": 0})),
             check,
             check_update: |controller, _| check(controller),
+            warn: warnings,
             gc: GcPolicy::Orphan,
             pod_spec: "spec.template.spec",
             ..Rules::BASE

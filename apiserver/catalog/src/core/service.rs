@@ -44,7 +44,11 @@ pub fn spec() -> ResourceSpec {
                 service.set("status", json!({"loadBalancer": {}}));
                 normalize_cluster_ips(service, None);
             },
-            check: |service| check(service, None),
+            check: |service| {
+                let addresses = addresses(service, None);
+                if addresses.is_empty() { check(service, None) } else { addresses }
+            },
+            warn: |service, _| warn(service),
             update,
             check_update,
             generation: Generation::Never,
@@ -319,6 +323,53 @@ fn affinity(e: &mut ErrorList, path: &Path, service: &Value) {
     }
 }
 
+/// What the allocator refuses, before anything else is looked at.
+fn addresses(service: &Value, old: Option<&Value>) -> ErrorList {
+    let mut e = ErrorList::new();
+    cluster_ips(&mut e, &Path::new("spec"), service, old);
+    e
+}
+
+/// What is ignored or on its way out (pkg/api/service).
+fn warn(service: &Value) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let mut all: Vec<String> = Vec::new();
+    let mut when = |is: bool, warning: &str| {
+        if is {
+            all.push(warning.to_owned());
+        }
+    };
+    let named = kind(service) == "ExternalName";
+    let headless = kind(service) == "ClusterIP" && service.text("spec.clusterIP") == "None";
+    let external = !service.list("spec.externalIPs").is_empty();
+    when(
+        annotation(service, HINTS).is_some(),
+        "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use \
+         service.kubernetes.io/topology-mode instead",
+    );
+    if headless {
+        let balancer = !service.text("spec.loadBalancerIP").is_empty();
+        when(balancer, "spec.loadBalancerIP is ignored for headless services");
+        when(external, "spec.externalIPs is ignored for headless services");
+        let sticky = service.text("spec.sessionAffinity") != "None";
+        when(sticky, "spec.SessionAffinity is ignored for headless services");
+    }
+    when(
+        external && !headless && !named,
+        "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+    );
+    when(named && external, "spec.externalIPs is ignored when spec.type is \"ExternalName\"");
+    when(
+        !named && !service.text("spec.externalName").is_empty(),
+        "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+    );
+    when(
+        service.text("spec.trafficDistribution") == "PreferClose",
+        "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+    );
+    all
+}
+
 fn cluster_ips(e: &mut ErrorList, path: &Path, service: &Value, old: Option<&Value>) {
     if kind(service) == "ExternalName" {
         return;
@@ -399,17 +450,19 @@ fn port_conflicts(e: &mut ErrorList, path: &Path, service: &Value) {
     for (index, port) in ports.iter().enumerate() {
         let (protocol, number) = (port.text("protocol"), port.int("port"));
         if !seen.insert((protocol, number)) {
-            let key = json!({"name": "", "protocol": protocol, "port": number, "targetPort": 0});
-            let mut shown = key;
-            shown.remove("name");
+            // Upstream shows a key, a port of its internal form with nothing but these two members.
+            let shown = json!({"Name": "", "Protocol": protocol, "AppProtocol": null, "Port": number,
+                "TargetPort": 0, "NodePort": 0});
             e.duplicate(&path.child("ports").index(index), shown);
         }
     }
 }
 
+const BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+
 fn load_balancer(e: &mut ErrorList, path: &Path, service: &Value, old: Option<&Value>) {
     const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    const ONLY: &str = BALANCER_ONLY;
     let balancer = kind(service) == "LoadBalancer";
     let ranges = service.texts("spec.loadBalancerSourceRanges");
     if !ranges.is_empty() {
@@ -438,13 +491,17 @@ fn load_balancer(e: &mut ErrorList, path: &Path, service: &Value, old: Option<&V
         (false, true) => e.required(&Path::new("allocateLoadBalancerNodePorts"), ""),
         _ => {}
     }
-    if let Some(class) = service.opt_text("spec.loadBalancerClass") {
-        let at = path.child("loadBalancerClass");
-        if balancer {
-            e.qualified_name(&at, class);
-        } else {
-            e.forbidden(&at, ONLY);
-        }
+    load_balancer_class(e, path, service);
+}
+
+/// Looked at as part of the service, and once more as part of a change.
+fn load_balancer_class(e: &mut ErrorList, path: &Path, service: &Value) {
+    let Some(class) = service.opt_text("spec.loadBalancerClass") else { return };
+    let at = path.child("loadBalancerClass");
+    if kind(service) == "LoadBalancer" {
+        e.qualified_name(&at, class);
+    } else {
+        e.forbidden(&at, BALANCER_ONLY);
     }
 }
 
@@ -477,7 +534,10 @@ fn traffic(e: &mut ErrorList, path: &Path, service: &Value) {
 }
 
 fn check_update(service: &Value, old: &Value) -> ErrorList {
-    let mut e = ErrorList::new();
+    let mut e = addresses(service, Some(old));
+    if !e.is_empty() {
+        return e;
+    }
     let path = Path::new("spec");
     if kind(service) != "ExternalName" && kind(old) != "ExternalName" {
         if !(headless(service) && headless(old)) {
@@ -506,6 +566,7 @@ fn check_update(service: &Value, old: &Value) -> ErrorList {
         let value = service.at("spec.loadBalancerClass").clone();
         e.invalid(&path.child("loadBalancerClass"), value, "may not change once set");
     }
+    load_balancer_class(&mut e, &path, service);
     if needs_health_check(service)
         && needs_health_check(old)
         && service.int("spec.healthCheckNodePort") != old.int("spec.healthCheckNodePort")

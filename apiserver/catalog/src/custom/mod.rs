@@ -79,6 +79,7 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
     ResourceSpec {
         converted_annotations: &[],
         rows_by: "",
+        unknown_field: crate::builder::unknown_field,
         group: crd.text("spec.group").to_owned().into(),
         resource: names.text("plural").to_owned().into(),
         singular: names.text("singular").to_owned().into(),

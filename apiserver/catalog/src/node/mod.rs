@@ -21,9 +21,8 @@ pub fn runtime_class() -> ResourceSpec {
         .rules(Rules {
             check,
             check_update: |class, old| {
-                let mut e = ErrorList::new();
+                let mut e = check(class);
                 e.immutable(&Path::new("handler"), class.at("handler"), old.at("handler"));
-                e.all(check(class));
                 e
             },
             create_on_update: true,

@@ -3,11 +3,14 @@
 use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
-use super::{GROUP, check_claim, default_claim, many, opaque, selectors};
+use super::{
+    GROUP, binding, check_claim, default_claim, many, opaque, pool_name, request_names, request_reference, selectors,
+};
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, NAME_AGE, Table, name, text};
-use crate::json::{Read, Write};
+use crate::core::podspec::{scheduling, volumes::csi_driver_name};
+use crate::json::{Read, Write, same};
 use crate::rules::{Part, Rules};
 use crate::spec::{Generation, ResourceSpec};
 
@@ -80,8 +83,72 @@ fn check_status(claim: &Value, old: &Value) -> ErrorList {
     }
     if claim.has("status.allocation") && old.has("status.allocation") {
         e.immutable(&path.child("allocation"), claim.at("status.allocation"), old.at("status.allocation"));
+    } else if claim.has("status.allocation") {
+        check_allocation(&mut e, &path.child("allocation"), claim);
     }
     e
+}
+
+/// What was allocated, for requests that the claim has.
+fn check_allocation(e: &mut ErrorList, path: &Path, claim: &Value) {
+    let allocation = claim.at("status.allocation");
+    let names = request_names(claim.at("spec.devices"));
+    let (results, configurations) = (allocation.list("devices.results"), allocation.list("devices.config"));
+    let at = path.child("devices").child("results");
+    many(e, &at, results, 32);
+    for (index, result) in results.iter().enumerate() {
+        let at = at.index(index);
+        request_reference(e, &at.child("request"), result.text("request"), &names);
+        csi_driver_name(e, &at.child("driver"), result.text("driver"));
+        pool_name(e, &at.child("pool"), result.text("pool"));
+        e.dns_label(&at.child("device"), result.text("device"));
+        binding(e, &at, result);
+    }
+    let at = path.child("devices").child("config");
+    many(e, &at, configurations, 64);
+    for (index, configuration) in configurations.iter().enumerate() {
+        let at = at.index(index);
+        e.one_of(&at.child("source"), configuration.text("source"), &["FromClaim", "FromClass"]);
+        let (at_requests, requests) = (at.child("requests"), configuration.texts("requests"));
+        for (nth, request) in requests.iter().enumerate() {
+            request_reference(e, &at_requests.index(nth), request, &names);
+            if requests[..nth].contains(request) {
+                e.duplicate(&at_requests.index(nth), *request);
+            }
+        }
+        opaque(e, &at.child("opaque"), configuration.at("opaque"));
+    }
+    if allocation.has("nodeSelector") {
+        scheduling::node_selector(e, &path.child("nodeSelector"), allocation.at("nodeSelector"));
+    }
+}
+
+/// Members of ObjectMeta, with their names in errors, that the claims of a template do not take from it.
+const NOT_IN_A_TEMPLATE: [(&str, &str); 13] = [
+    ("name", "name"),
+    ("generateName", "generateName"),
+    ("namespace", "namespace"),
+    ("selfLink", "selfLink"),
+    ("uid", "uID"),
+    ("resourceVersion", "resourceVersion"),
+    ("generation", "generation"),
+    ("creationTimestamp", "creationTimestamp"),
+    ("deletionTimestamp", "deletionTimestamp"),
+    ("deletionGracePeriodSeconds", "deletionGracePeriodSeconds"),
+    ("ownerReferences", "ownerReferences"),
+    ("finalizers", "finalizers"),
+    ("managedFields", "managedFields"),
+];
+
+/// The metadata that a template gives: labels and annotations only.
+fn template_metadata(e: &mut ErrorList, path: &Path, metadata: &Value) {
+    e.annotations(&path.child("annotations"), metadata.at("annotations"));
+    e.labels(&path.child("labels"), metadata.at("labels"));
+    for (member, shown) in NOT_IN_A_TEMPLATE {
+        if !same(metadata.at(member), &Value::Null) {
+            e.forbidden(&path.child(shown), "cannot be set");
+        }
+    }
 }
 
 pub fn template() -> ResourceSpec {
@@ -104,8 +171,7 @@ pub fn template() -> ResourceSpec {
 fn check_template(template: &Value) -> ErrorList {
     let mut e = ErrorList::new();
     let path = Path::new("spec");
-    e.annotations(&path.child("metadata").child("annotations"), template.at("spec.metadata.annotations"));
-    e.labels(&path.child("metadata").child("labels"), template.at("spec.metadata.labels"));
+    template_metadata(&mut e, &path.child("metadata"), template.at("spec.metadata"));
     check_claim(&mut e, &path.child("spec").child("devices"), template.at("spec.spec.devices"));
     e
 }

@@ -253,6 +253,17 @@ fn check_claim(e: &mut ErrorList, path: &Path, devices: &Value) {
     }
 }
 
+/// Every name that a request of a claim, or a subrequest, may be called by.
+fn request_names(devices: &Value) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for request in devices.list("requests") {
+        let name = request.text("name");
+        names.insert(name.to_owned());
+        names.extend(request.list("firstAvailable").iter().map(|sub| format!("{name}/{}", sub.text("name"))));
+    }
+    names
+}
+
 /// The name of a request, or of one of its subrequests after a slash.
 fn request_reference(e: &mut ErrorList, path: &Path, reference: &str, names: &BTreeSet<String>) {
     const DETAIL: &str =

@@ -19,6 +19,7 @@ pub fn slice() -> ResourceSpec {
     Def::new(GROUP, "v1", "resourceslices", "ResourceSlice")
         .cluster()
         .fields(&[("spec.nodeName", ""), ("spec.driver", "")])
+        .unknown_field(|label| format!("field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: {label}"))
         .columns(Table {
             columns: const { &[NAME, text("Node"), text("Driver"), text("Pool"), AGE] },
             cells: |slice, row| {
@@ -37,6 +38,10 @@ pub fn slice() -> ResourceSpec {
                 drop_disabled(slice, &Value::Null);
             },
             update: |ctx, slice, old| {
+                // A change grows the generation also where what is dropped was all of it.
+                if slice.at("spec") != old.at("spec") {
+                    slice.set("metadata.generation", old.int("metadata.generation") + 1);
+                }
                 tell_time(&ctx.now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true), slice);
                 drop_disabled(slice, old);
             },

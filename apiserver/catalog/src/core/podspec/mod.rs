@@ -7,6 +7,7 @@ pub mod resources;
 pub mod scheduling;
 pub mod security;
 pub mod volumes;
+pub mod warnings;
 
 use std::collections::BTreeSet;
 
