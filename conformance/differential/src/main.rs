@@ -63,6 +63,9 @@ struct Args {
     only: Option<String>,
 }
 
+/// Differences that are printed, where the files of a run may be out of reach.
+const SHOWN: usize = 20;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
@@ -77,11 +80,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let told = report::write(&outcome, &list, !args.short && args.only.is_none(), &args.output)?;
     print!("{}", told.text);
     if told.open > 0 {
-        println!(
-            "{} differences are not in the list: see {}",
-            told.open,
-            args.output.join("differences.txt").display()
-        );
+        let file = args.output.join("differences.txt");
+        for line in std::fs::read_to_string(&file)?.lines().take(SHOWN) {
+            println!("  {line}");
+        }
+        println!("{} differences are not in the list: see {}", told.open, file.display());
     }
     Ok(if told.open == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

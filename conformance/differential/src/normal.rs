@@ -16,7 +16,7 @@ static TIME: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"20[2-3]\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"));
 static GO_TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"20[2-3]\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC"));
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| pattern(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"));
-static LOCAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(127\.0\.0\.1|localhost):\d{4,5}|\b10\.77\.0\.2(:\d+)?"));
+static LOCAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(127\.0\.0\.1|localhost):\d{4,5}"));
 static CLUSTER_IP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b10\.96\.\d+\.\d+"));
 static PRECONDITION: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(ResourceVersion in (?:precondition: |object meta: |record \())\d+"));
