@@ -162,11 +162,11 @@ pub fn encode_stored(resource: &Resource, value: &Value) -> Result<Bytes, Status
     let ty = resource.stored_schema();
     let mut bare = match &resource.spec.backing {
         Backing::Custom(form) => form.write(value).map_err(Status::internal_error)?,
-        _ if meta::resource_version(value).is_empty() => return Ok(codec::encode(value, ty)),
+        _ if meta::resource_version(value).is_empty() => return Ok(codec::encode_settled(value, ty)),
         _ => value.clone(),
     };
     meta::remove(&mut bare, &["metadata", "resourceVersion"]);
-    Ok(codec::encode(&bare, ty))
+    Ok(codec::encode_settled(&bare, ty))
 }
 
 impl Resource {
@@ -265,7 +265,7 @@ pub fn render_stored(resource: &Resource, version: &VersionSpec, stored: &Stored
         // A dry run: the tree may still carry the resourceVersion of the live object, as upstream answers it. Of a custom
         // resource the bytes may be of another version.
         let value = resource.from_storage(version, stored.value.clone())?;
-        return Ok(codec::encode(&value, &version.schema));
+        return Ok(codec::encode_settled(&value, &version.schema));
     }
     resource.render(version, &stored.bytes, stored.revision)
 }

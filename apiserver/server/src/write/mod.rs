@@ -268,26 +268,47 @@ fn qualifies_finalizers(group: &str) -> bool {
     of_core && !own.contains(&group)
 }
 
-/// Whether anything that generation counts differs: all but kind, apiVersion, metadata and status.
-pub(crate) fn spec_differs(new: &Value, old: &Value) -> bool {
+/// Whether anything that generation counts differs: all but kind, apiVersion, metadata and status. An empty list or map of
+/// a built-in type, as a client may send it, is null, as it is when it was stored.
+fn spec_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let same = |a: &Value, b: &Value| if resource.custom { a == b } else { alike(a, b) };
     let counted = |key: &str| !matches!(key, "kind" | "apiVersion" | "metadata" | "status");
     let (Value::Object(new), Value::Object(old)) = (new, old) else { return false };
-    new.iter().any(|(key, value)| counted(key) && old.get(key) != Some(value))
+    new.iter().any(|(key, value)| counted(key) && !old.get(key).is_some_and(|old| same(value, old)))
         || old.keys().any(|key| counted(key) && !new.contains_key(key))
+}
+
+/// Equality in which an empty list or map is null.
+fn alike(a: &Value, b: &Value) -> bool {
+    let void = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| alike(a, b)))
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b)),
+        _ => a == b || (void(a) && void(b)),
+    }
 }
 
 /// `whole`: a write of the object itself, not of a subresource, which never counts annotations.
 pub(crate) fn bump_generation(resource: &Resource, new: &mut Value, old: &Value, whole: bool) {
     let grows = match resource.spec.strategy.generation() {
         Generation::Never | Generation::One => false,
-        Generation::OnSpecChange | Generation::FromFirstChange => spec_differs(new, old),
+        Generation::OnSpecChange | Generation::FromFirstChange => spec_differs(resource, new, old),
         Generation::OnSpecOrLabelsChange => {
             let labels = |object| meta::get(object, &["metadata", "labels"]);
-            spec_differs(new, old) || labels(new) != labels(old)
+            spec_differs(resource, new, old) || labels(new) != labels(old)
         }
-        Generation::OnAnyChange => whole && (spec_differs(new, old) || new.get("status") != old.get("status")),
+        Generation::OnAnyChange => {
+            whole && (spec_differs(resource, new, old) || new.get("status") != old.get("status"))
+        }
         Generation::OnSpecOrAnnotationsChange => {
-            spec_differs(new, old) || (whole && meta::annotations(new) != meta::annotations(old))
+            spec_differs(resource, new, old) || (whole && meta::annotations(new) != meta::annotations(old))
         }
     };
     if grows {
@@ -311,5 +332,19 @@ pub fn store_failure(resource: &Resource, verb: &str, error: StoreError) -> Stat
         StoreError::FutureRevision { requested, current } => Status::too_large_resource_version(requested, current, 1),
         StoreError::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         other => Status::internal_error(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_list_is_no_change_from_none() {
+        let stored = json!({"spec": {"drivers": null, "keys": [{"a": null}]}});
+        assert!(alike(&json!({"spec": {"drivers": [], "keys": [{"a": {}}]}}), &stored));
+        assert!(!alike(&json!({"spec": {"drivers": [1], "keys": [{"a": {}}]}}), &stored));
+        assert!(!alike(&json!({"spec": {"drivers": null}}), &stored));
+        assert!(!alike(&json!({"spec": {"drivers": false, "keys": [{"a": null}]}}), &stored));
     }
 }

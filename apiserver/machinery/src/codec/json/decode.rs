@@ -493,15 +493,9 @@ pub(crate) fn keep(field: Field<'_>, value: Value) -> Option<Value> {
     if field.is_pointer() {
         return Some(value);
     }
-    let shape = field.shape();
-    if field.omitempty() {
-        // An empty list of managers asks to forget them all; it is no more when it has been read.
-        let reset = field.json() == "managedFields" && value.is_array();
-        return if is_empty(shape, &value) && !reset { None } else { Some(value) };
-    }
-    // Empty lists and maps do not survive the store.
-    let lost = matches!(shape, Shape::List(_) | Shape::Map(_)) && is_empty(shape, &value);
-    Some(if lost { Value::Null } else { value })
+    // An empty list of managers asks to forget them all; it is no more when it has been read.
+    let reset = field.json() == "managedFields" && value.is_array();
+    if field.omitempty() && is_empty(field.shape(), &value) && !reset { None } else { Some(value) }
 }
 
 /// What Go writes for a member that was not given, if anything.

@@ -17,10 +17,28 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// What becomes of empty lists and maps of members that are always written.
+#[derive(Clone, Copy, PartialEq)]
+enum Empties {
+    /// They are written as they are.
+    Stay,
+    /// They are null, as after a way through upstream's store.
+    Settle,
+}
+
 /// The bytes of an object, without a final newline, and no more memory than they need: they may be kept for long.
 pub fn encode(value: &Value, ty: &TypeRef) -> Bytes {
+    compact(value, ty, Empties::Stay)
+}
+
+/// The same of an object as it is after it was stored: protobuf, upstream's form there, does not tell empty from absent.
+pub fn encode_settled(value: &Value, ty: &TypeRef) -> Bytes {
+    compact(value, ty, Empties::Settle)
+}
+
+fn compact(value: &Value, ty: &TypeRef, empties: Empties) -> Bytes {
     let mut buffer = BUFFER.take();
-    encode_into(&mut buffer, value, ty);
+    write(&mut buffer, value, ty, empties);
     let bytes = Bytes::copy_from_slice(&buffer);
     if buffer.capacity() <= KEPT {
         buffer.clear();
@@ -31,10 +49,14 @@ pub fn encode(value: &Value, ty: &TypeRef) -> Bytes {
 
 /// Appends the bytes of an object.
 pub fn encode_into(out: &mut Vec<u8>, value: &Value, ty: &TypeRef) {
+    write(out, value, ty, Empties::Stay);
+}
+
+fn write(out: &mut Vec<u8>, value: &Value, ty: &TypeRef, empties: Empties) {
     let ty = ty.get();
     match value {
         Value::Object(map) if ty.is_lenient() => untyped(out, map),
-        Value::Object(map) => structure(out, map, ty),
+        Value::Object(map) => structure(out, map, ty, empties),
         other => write_json(out, other),
     }
 }
@@ -72,7 +94,7 @@ fn sorted(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>) {
+fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>, empties: Empties) {
     let mut slots: Vec<Option<&Value>> = vec![None; ty.len()];
     let mut hint = 0;
     for (key, value) in map {
@@ -88,8 +110,8 @@ fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>) {
         let made;
         let value = match slot.filter(|value| !value.is_null()) {
             Some(value) if field.is_pointer() => value,
-            // An empty list that code has made stays one (`items: []`); decoding has turned a client's into null.
             Some(value) if field.omitempty() && is_empty(element.shape(), value) => continue,
+            Some(value) if empties == Empties::Settle && is_empty_collection(element.shape(), value) => &Value::Null,
             Some(value) => value,
             None => match absent(field) {
                 None => continue,
@@ -106,14 +128,18 @@ fn structure(out: &mut Vec<u8>, map: &Map<String, Value>, ty: Type<'_>) {
         out.push(b'"');
         out.extend_from_slice(field.json().as_bytes());
         out.extend_from_slice(b"\":");
-        any(out, value, element);
+        any(out, value, element, empties);
     }
     out.push(b'}');
 }
 
-fn any(out: &mut Vec<u8>, value: &Value, element: Element<'_>) {
+fn is_empty_collection(shape: Shape<'_>, value: &Value) -> bool {
+    matches!(shape, Shape::List(_) | Shape::Map(_)) && is_empty(shape, value)
+}
+
+fn any(out: &mut Vec<u8>, value: &Value, element: Element<'_>, empties: Empties) {
     match (element.shape(), value) {
-        (Shape::Struct(ty), Value::Object(map)) => structure(out, map, ty),
+        (Shape::Struct(ty), Value::Object(map)) => structure(out, map, ty, empties),
         (Shape::List(list), Value::Array(items)) => {
             out.push(b'[');
             for (index, item) in items.iter().enumerate() {
@@ -121,8 +147,8 @@ fn any(out: &mut Vec<u8>, value: &Value, element: Element<'_>) {
                     out.push(b',');
                 }
                 match item {
-                    Value::Null => any(out, &zero(list.element().shape()), list.element()),
-                    item => any(out, item, list.element()),
+                    Value::Null => any(out, &zero(list.element().shape()), list.element(), empties),
+                    item => any(out, item, list.element(), empties),
                 }
             }
             out.push(b']');
@@ -139,12 +165,12 @@ fn any(out: &mut Vec<u8>, value: &Value, element: Element<'_>) {
                 }
                 write_string(out, key);
                 out.push(b':');
-                any(out, &map[key], value_type);
+                any(out, &map[key], value_type, empties);
             }
             out.push(b'}');
         }
         (Shape::SchemaOrBool | Shape::SchemaOrArray, Value::Object(map)) => match props(element) {
-            Some(ty) => structure(out, map, ty),
+            Some(ty) => structure(out, map, ty, empties),
             None => write_json(out, value),
         },
         (_, value) => write_json(out, value),

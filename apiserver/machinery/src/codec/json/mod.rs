@@ -15,7 +15,7 @@ use crate::status::Status;
 use crate::text::quote;
 use serde_json::Value;
 
-pub use encode::{encode, encode_into};
+pub use encode::{encode, encode_into, encode_settled};
 
 /// What becomes of unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -37,11 +37,18 @@ fn members_that_go_always_writes_are_there() {
         json!({"metadata": {}, "spec": {"selector": {}, "template": {"metadata": {}, "spec": {"containers": null}}, "strategy": {}},
             "status": {}})
     );
+}
+
+#[test]
+fn an_empty_list_that_is_always_written_is_one_until_it_is_stored() {
     let role = ty("rbac.authorization.k8s.io", "v1", "ClusterRole");
-    assert_eq!(
-        read(&role, r#"{"rules":[]}"#, FieldValidation::Strict).unwrap().value,
-        json!({"metadata": {}, "rules": null})
-    );
+    let decoded = read(&role, r#"{"metadata":{"finalizers":[]},"rules":[]}"#, FieldValidation::Strict).unwrap().value;
+    assert_eq!(decoded, json!({"metadata": {}, "rules": []}));
+    assert_eq!(String::from_utf8_lossy(&encode(&decoded, &role)), r#"{"metadata":{},"rules":[]}"#);
+    assert_eq!(String::from_utf8_lossy(&encode_settled(&decoded, &role)), r#"{"metadata":{},"rules":null}"#);
+    let class = ty("resource.k8s.io", "v1", "ResourceSlice");
+    let nested = json!({"metadata": {}, "spec": {"pool": {}, "driver": "d", "devices": [{"name": "a", "taints": []}]}});
+    assert!(!String::from_utf8_lossy(&encode_settled(&nested, &class)).contains("[]"));
 }
 
 #[test]
