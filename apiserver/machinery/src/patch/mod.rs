@@ -50,6 +50,11 @@ fn merge_body(body: &[u8], validation: FieldValidation) -> Result<(Value, Vec<St
 
 /// RFC 7386 on values.
 pub fn merge(target: &mut Value, patch: &Value) {
+    merge_with(target, patch, &|_| ());
+}
+
+/// The same; `passed` runs on each object that the patch changes or makes, after what is within.
+fn merge_with(target: &mut Value, patch: &Value, passed: &impl Fn(&mut Map<String, Value>)) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;
@@ -62,9 +67,10 @@ pub fn merge(target: &mut Value, patch: &Value) {
         if value.is_null() {
             target.shift_remove(key);
         } else {
-            merge(target.entry(key.clone()).or_insert(Value::Null), value);
+            merge_with(target.entry(key.clone()).or_insert(Value::Null), value, passed);
         }
     }
+    passed(target);
 }
 
 /// Parses a patch body; duplicate members are reported unless validation is off.

@@ -2,10 +2,10 @@
 //! members of every object that the patch passes through and leaves all others as the type has them. And why the kind of a
 //! patched object is not one that its type takes.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::json::{json_patch_with, sort_along};
-use super::{Patched, merge_body};
+use super::{Patched, merge_body, merge_with};
 use crate::codec::json::{FieldValidation, encode};
 use crate::gvk::{GroupVersion, GroupVersionKind};
 use crate::schema::{Schema, TypeRef};
@@ -30,28 +30,8 @@ pub fn as_told(
         });
     }
     let (patch, strict) = merge_body(body, validation)?;
-    merge_sorting(&mut value, &patch);
+    merge_with(&mut value, &patch, &|object| object.sort_keys());
     Ok(Patched { value, strict })
-}
-
-/// A merge patch that sorts the members of the objects that it changes or makes.
-fn merge_sorting(target: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = Value::Object(Map::new());
-    }
-    let target = target.as_object_mut().expect("made an object above");
-    for (key, value) in patch {
-        if value.is_null() {
-            target.shift_remove(key);
-        } else {
-            merge_sorting(target.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
-    target.sort_keys();
 }
 
 /// Why a decoder refuses a patched object for its kind: nobody has it, or it is not that of `live`. An object that says
