@@ -7,8 +7,9 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use base64::Engine;
 use http::HeaderMap;
@@ -38,9 +39,9 @@ pub struct Peer {
     /// Leaf first. The handshake proved that the client holds the leaf's key; nobody has verified the chain yet.
     pub certificates: Vec<CertificateDer<'static>>,
     /// What [`x509`] found, kept for the connection: the user, and how long the chain is good.
-    pub(crate) identity: OnceLock<(UserInfo, x509::Standing)>,
+    pub(crate) identity: ArcSwapOption<(UserInfo, x509::Standing)>,
     /// That [`request_header`] found the chain to be that of a front proxy, and how long it is good.
-    pub(crate) front_proxy: OnceLock<x509::Standing>,
+    pub(crate) front_proxy: ArcSwapOption<x509::Standing>,
 }
 
 impl Peer {

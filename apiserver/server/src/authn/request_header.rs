@@ -2,6 +2,7 @@
 //! connection whose certificate chains to the front-proxy CA and has an allowed name.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::HeaderMap;
@@ -111,12 +112,12 @@ impl RequestHeader {
     }
 
     fn is_proxy(&self, peer: &Peer) -> bool {
-        let known = peer.front_proxy.get().filter(|standing| self.verifier.stands(standing));
-        known.is_some()
-            || self.check(&peer.certificates).is_some_and(|standing| {
-                let _ = peer.front_proxy.set(standing);
-                true
-            })
+        if peer.front_proxy.load().as_deref().is_some_and(|standing| self.verifier.stands(standing)) {
+            return true;
+        }
+        let found = self.check(&peer.certificates);
+        peer.front_proxy.store(found.map(Arc::new));
+        found.is_some()
     }
 }
 
@@ -141,8 +142,6 @@ impl Authenticator for RequestHeader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::super::Peer;
     use super::*;
     use crate::pki::{Authority, Profile};

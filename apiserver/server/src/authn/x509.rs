@@ -24,6 +24,7 @@ pub struct BundleError(String);
 pub struct ChainVerifier(ArcSwap<Roots>);
 
 struct Roots {
+    certificates: Vec<CertificateDer<'static>>,
     verifier: Arc<dyn ClientCertVerifier>,
     generation: u64,
 }
@@ -37,25 +38,30 @@ pub struct Standing {
     generation: u64,
 }
 
-fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, BundleError> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(root.clone()).map_err(|e| BundleError(e.to_string()))?;
+impl Roots {
+    fn new(roots: &[CertificateDer<'static>], generation: u64) -> Result<Self, BundleError> {
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone()).map_err(|e| BundleError(e.to_string()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let built = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build();
+        let verifier = built.map_err(|e| BundleError(e.to_string()))?;
+        Ok(Roots { certificates: roots.to_vec(), verifier, generation })
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let built = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build();
-    built.map_err(|e| BundleError(e.to_string()))
 }
 
 impl ChainVerifier {
     pub fn new(roots: &[CertificateDer<'static>]) -> Result<Self, BundleError> {
-        Ok(ChainVerifier(ArcSwap::from_pointee(Roots { verifier: verifier(roots)?, generation: 0 })))
+        Ok(ChainVerifier(ArcSwap::from_pointee(Roots::new(roots, 0)?)))
     }
 
-    /// From now on chains must end at one of these, those of open connections too.
+    /// From now on chains must end at one of these, those of open connections too. Verdicts stand where nothing changes.
     pub fn replace(&self, roots: &[CertificateDer<'static>]) -> Result<(), BundleError> {
-        let verifier = verifier(roots)?;
-        self.0.rcu(|old| Roots { verifier: verifier.clone(), generation: old.generation + 1 });
+        let old = self.0.load();
+        if old.certificates != roots {
+            self.0.store(Arc::new(Roots::new(roots, old.generation + 1)?));
+        }
         Ok(())
     }
 
@@ -95,7 +101,7 @@ impl Authenticator for X509 {
         let Some(peer) = credentials.peer.as_ref().filter(|peer| !peer.certificates.is_empty()) else {
             return Authentication::Unknown;
         };
-        if let Some((user, standing)) = peer.identity.get()
+        if let Some((user, standing)) = peer.identity.load().as_deref()
             && self.verifier.stands(standing)
         {
             return Authentication::User { user: user.clone(), audiences: Vec::new() };
@@ -106,7 +112,7 @@ impl Authenticator for X509 {
         };
         match user_of(&peer.certificates[0]) {
             Some(user) => {
-                let _ = peer.identity.set((user.clone(), standing));
+                peer.identity.store(Some(Arc::new((user.clone(), standing))));
                 Authentication::User { user, audiences: Vec::new() }
             }
             None => Authentication::Unknown,
@@ -179,6 +185,11 @@ mod tests {
         assert!(known(&alice).await && !known(&bob).await);
         x509.replace(&[old.certificate_der(), new.certificate_der()]).unwrap();
         assert!(known(&alice).await && known(&bob).await);
+        let verdict = |who: &Credentials| who.peer.as_ref().unwrap().identity.load_full().unwrap();
+        let found = verdict(&alice);
+        assert!(x509.verifier.stands(&found.1));
+        x509.replace(&[old.certificate_der(), new.certificate_der()]).unwrap();
+        assert!(known(&alice).await && Arc::ptr_eq(&found, &verdict(&alice)));
         x509.replace(&[new.certificate_der()]).unwrap();
         assert!(!known(&alice).await && known(&bob).await);
         assert!(x509.replace(&[CertificateDer::from(vec![1, 2, 3])]).is_err());
