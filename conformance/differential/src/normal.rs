@@ -27,6 +27,9 @@ static AGE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+[smhd]){1,2}$"));
 static ACCESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"kube-api-access-[bcdfghjklmnpqrstvwxz2456789]{5}"));
 static GENERATED: LazyLock<Regex> = LazyLock::new(|| pattern(r"(Not Valid-|judge-)[bcdfghjklmnpqrstvwxz2456789]{5}\b"));
 static RANDOM: LazyLock<Regex> = LazyLock::new(|| pattern(r"[bcdfghjklmnpqrstvwxz2456789]{5}"));
+/// Which of several metric sources are too many, upstream tells in the order of a Go map: another each time.
+static SOURCE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(spec\.metrics\[\d+\]\.)\w+(: Forbidden: must populate the given metric source only)"));
 
 /// A text wherever it stands: a body that is not JSON, a string in one, a header.
 pub fn text(text: &str) -> String {
@@ -39,6 +42,7 @@ pub fn text(text: &str) -> String {
     let text = ACCESS.replace_all(&text, "kube-api-access-<random>");
     let text = GENERATED.replace_all(&text, "${1}<random>");
     let text = PRECONDITION.replace_all(&text, "${1}<rv>");
+    let text = SOURCE.replace_all(&text, "${1}<source>${2}");
     let text = SHOWN_VERSION.replace_all(&text, "${1}<rv>");
     // Of what each server derives a document of OpenAPI from; the documents themselves are compared.
     let text = HASH.replace_all(&text, "${1}<hash>");
@@ -121,6 +125,15 @@ fn walk(value: &mut Value, key: &str, table: bool) {
             {
                 *name = format!("{prefix}<random>");
             }
+            // The causes of a Status, told as SOURCE in its message.
+            let text = |key: &str| map.get(key).and_then(Value::as_str);
+            if let (Some(field), Some(message)) = (text("field"), text("message")) {
+                let told = format!("{field}: {message}");
+                if SOURCE.is_match(&told) {
+                    let told = SOURCE.replace(&told, "${1}<source>").into_owned();
+                    map.insert("field".to_owned(), Value::String(told));
+                }
+            }
             if map.contains_key("remainingItemCount") && map.contains_key("continue") {
                 map.insert("remainingItemCount".to_owned(), Value::String("<count>".to_owned()));
             }
@@ -136,5 +149,25 @@ fn string(found: &str, key: &str, table: bool) -> String {
         "continue" if !found.is_empty() => "<continue>".to_owned(),
         "cells" if table && AGE.is_match(found) => "<age>".to_owned(),
         _ => text(found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn metric_sources_that_are_too_many_come_in_any_order() {
+        let status = |sources: [&str; 2]| {
+            let fields = sources.map(|source| format!("spec.metrics[0].{source}"));
+            let told = "Forbidden: must populate the given metric source only";
+            let message = fields.clone().map(|field| format!("{field}: {told}")).join(", ");
+            let causes = fields.map(|field| json!({"field": field, "message": told}));
+            let mut status = json!({"message": message, "details": {"causes": causes}});
+            super::json(&mut status);
+            status
+        };
+        assert_eq!(status(["pods", "external"]), status(["external", "pods"]));
+        assert_eq!(status(["pods", "pods"])["details"]["causes"][0]["field"], "spec.metrics[0].<source>");
     }
 }
