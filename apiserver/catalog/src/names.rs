@@ -6,7 +6,11 @@ pub use skeg_machinery::validation::{
 
 /// A subdomain where upstream's rule is a declarative one, which knows nothing of prefixes.
 pub fn declared_subdomain(name: &str, prefix: bool) -> Vec<String> {
-    if prefix { path_segment(name, true) } else { subdomain(name, false) }
+    if prefix {
+        return path_segment(name, true);
+    }
+    // It counts in bytes, and says so.
+    subdomain(name, false).into_iter().map(|problem| problem.replace("253 characters", "253 bytes")).collect()
 }
 
 /// Any name.

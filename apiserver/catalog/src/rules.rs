@@ -9,7 +9,7 @@ use skeg_machinery::field::ErrorList;
 use crate::core::podspec::defaults;
 use crate::json::{Read, Write};
 use crate::names;
-use crate::spec::{Context, GcPolicy, Generation, Strategy, UpdateStrategy};
+use crate::spec::{Context, GcPolicy, Generation, NamespaceLabel, Strategy, UpdateStrategy};
 
 type Check = fn(&Value) -> ErrorList;
 type CheckUpdate = fn(&Value, &Value) -> ErrorList;
@@ -25,6 +25,9 @@ pub struct Rules {
     pub update: fn(&Context<'_>, &mut Value, &Value),
     pub check_update: CheckUpdate,
     pub warn: Warn,
+    /// See [`Strategy::namespace_label`] and [`Strategy::late_defaults`].
+    pub namespace_label: fn(&Value) -> Option<NamespaceLabel>,
+    pub late_defaults: Option<fn(&mut Value)>,
     pub generation: Generation,
     pub create_on_update: bool,
     pub unconditional_update: bool,
@@ -32,6 +35,8 @@ pub struct Rules {
     pub status: bool,
     /// How often an update checks ObjectMeta again: its form, its changes.
     pub metadata_checks: (usize, usize),
+    /// Whether it looks at the changes before the form.
+    pub metadata_changes_first: bool,
     /// Whether ObjectMeta is looked at only where the type's own rules hold.
     pub metadata_last: bool,
     /// What nobody comes to own by writing the whole object.
@@ -52,11 +57,14 @@ impl Rules {
         update: |_, _, _| {},
         check_update: |_, _| ErrorList::new(),
         warn: |_, _| Vec::new(),
+        namespace_label: |_| None,
+        late_defaults: None,
         generation: Generation::OnSpecChange,
         create_on_update: false,
         unconditional_update: true,
         status: true,
         metadata_checks: (0, 1),
+        metadata_changes_first: false,
         metadata_last: false,
         resets: &["status"],
         pod_spec: "",
@@ -116,12 +124,24 @@ impl Strategy for Rules {
         (self.warn)(object, old)
     }
 
+    fn namespace_label(&self, object: &Value) -> Option<NamespaceLabel> {
+        (self.namespace_label)(object)
+    }
+
+    fn late_defaults(&self) -> Option<fn(&mut Value)> {
+        self.late_defaults
+    }
+
     fn generation(&self) -> Generation {
         self.generation
     }
 
     fn metadata_checks(&self) -> (usize, usize) {
         self.metadata_checks
+    }
+
+    fn metadata_changes_first(&self) -> bool {
+        self.metadata_changes_first
     }
 
     fn metadata_last(&self) -> bool {
@@ -166,6 +186,8 @@ pub struct Part {
     pub resets: &'static [&'static str],
     pub prepare: fn(&Context<'_>, &mut Value, &Value),
     pub check: CheckUpdate,
+    /// See [`UpdateStrategy::namespace_label`].
+    pub namespace_label: fn(&Value, &Value) -> Option<NamespaceLabel>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,6 +210,7 @@ impl Part {
         resets: &["spec"],
         prepare: |_, _, _| {},
         check: |_, _| ErrorList::new(),
+        namespace_label: |_, _| None,
     };
 
     /// A status that leaves the metadata alone.
@@ -234,6 +257,10 @@ impl UpdateStrategy for Part {
 
     fn validate(&self, _ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList {
         (self.check)(object, old)
+    }
+
+    fn namespace_label(&self, object: &Value, old: &Value) -> Option<NamespaceLabel> {
+        (self.namespace_label)(object, old)
     }
 
     fn metadata_checks(&self) -> (usize, usize) {

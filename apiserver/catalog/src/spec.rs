@@ -148,6 +148,18 @@ pub struct Context<'a> {
     pub warn: &'a dyn Fn(String),
 }
 
+/// A label that the containing namespace must have for what an object asks for: the server looks, and refuses the object
+/// where it is missing.
+pub struct NamespaceLabel {
+    /// What asks for it.
+    pub path: skeg_machinery::field::Path,
+    pub key: &'static str,
+    pub value: &'static str,
+    /// What who does not have it is told, and who cannot be told whether they do.
+    pub forbidden: &'static str,
+    pub unread: &'static str,
+}
+
 /// How a subresource changes its parent. `object` arrives as the client sent it (decoded, defaulted) and leaves as it is
 /// to be stored: the strategy copies what the subresource may not change back from `old`.
 pub trait UpdateStrategy: Send + Sync + 'static {
@@ -155,6 +167,10 @@ pub trait UpdateStrategy: Send + Sync + 'static {
     fn validate(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList;
     fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: &Value) -> Vec<String> {
         Vec::new()
+    }
+    /// What the namespace must be labeled with for this change.
+    fn namespace_label(&self, _object: &Value, _old: &Value) -> Option<NamespaceLabel> {
+        None
     }
     /// See [`Strategy::metadata_checks`].
     fn metadata_checks(&self) -> (usize, usize) {
@@ -182,6 +198,15 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
+    /// What the namespace must be labeled with for a new object like this.
+    fn namespace_label(&self, _object: &Value) -> Option<NamespaceLabel> {
+        None
+    }
+    /// Defaults that upstream has at decoding, and that [`Strategy::prepare_for_create`] must not find yet. They count for
+    /// who owns what, and an object has them once it is stored.
+    fn late_defaults(&self) -> Option<fn(&mut Value)> {
+        None
+    }
     /// Whether the type has `metadata.generation`, and when it grows: compared without metadata and status by default.
     fn generation(&self) -> Generation {
         Generation::OnSpecChange
@@ -190,6 +215,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// each time tells its causes.
     fn metadata_checks(&self) -> (usize, usize) {
         (0, 1)
+    }
+    /// Whether the type's own validation looks at ObjectMeta's changes before its form.
+    fn metadata_changes_first(&self) -> bool {
+        false
     }
     /// Whether ObjectMeta is looked at only in an object whose own rules hold.
     fn metadata_last(&self) -> bool {

@@ -69,6 +69,9 @@ pub fn create(spec: &ResourceSpec, mut object: Value) -> (Value, ErrorList) {
             object.default_to("spec.healthCheckNodePort", Value::Null);
         }
         let errors = spec.strategy.validate(ctx, &object);
+        if let Some(default) = spec.strategy.late_defaults() {
+            default(&mut object);
+        }
         // What the store gives.
         object.set("metadata.resourceVersion", "1");
         (object, errors)
@@ -360,4 +363,25 @@ fn a_daemon_set_that_was_read_tells_its_template_generation() {
     let Subresource::Update(status) = &status.behaviour else { panic!("a status is updated") };
     with_context(|ctx| status.prepare(ctx, &mut sent, &set));
     assert_eq!(sent.member("metadata.annotations", key), Some("1"), "a status does not change it");
+}
+
+#[test]
+fn members_of_disabled_features_are_dropped_after_they_were_owned_and_stay_where_they_were() {
+    for (resource, member, value) in [
+        ("leases.coordination.k8s.io", "spec.strategy", json!("OldestEmulationVersion")),
+        ("leases.coordination.k8s.io", "spec.preferredHolder", json!("node-2")),
+        ("csidrivers.storage.k8s.io", "spec.preventPodSchedulingIfMissing", json!(true)),
+    ] {
+        let spec = named(resource);
+        let mut sent = fixture(&spec);
+        sent.set(member, value.clone());
+        spec.strategy.default(&spec.storage_version, &mut sent);
+        assert_eq!(sent.at(member), &value, "{resource} {member}: as it was sent when its manager is recorded");
+        let (made, _) = create(&spec, sent.clone());
+        assert!(!made.has(member), "{resource} {member}");
+        let (changed, _) = update(&spec, sent.clone(), &made);
+        assert!(!changed.has(member), "{resource} {member}");
+        let (kept, _) = update(&spec, sent.clone(), &sent);
+        assert_eq!(kept.at(member), &value, "{resource} {member}");
+    }
 }

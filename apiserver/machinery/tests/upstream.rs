@@ -76,7 +76,7 @@ fn applies_and_updates_track_fields_as_upstream() {
         let mut results = Vec::new();
         for op in case["ops"].as_array().unwrap() {
             let manager = op["manager"].as_str().unwrap();
-            let writer = Writer { manager, gvk, subresource: "", now: NOW, reset_fields: &[] };
+            let writer = Writer { manager, gvk, subresource: "", now: NOW, reset_fields: &[], in_version: None };
             let typed = |value: &Value| decode_value(value, ty, FieldValidation::Ignore).unwrap().value;
             let result = if op["op"] == "apply" {
                 apply(live.as_ref(), &op["obj"], ty, &writer, op["force"] == true).map(|value| typed(&value))

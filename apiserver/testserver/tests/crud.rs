@@ -418,3 +418,78 @@ async fn what_a_router_refuses_has_no_deprecation() {
     refused.expect(405);
     assert_eq!(refused.header("warning"), "");
 }
+
+#[tokio::test]
+async fn admin_access_to_devices_is_for_labeled_namespaces() {
+    let server = TestServer::start().await;
+    let path = "/apis/resource.k8s.io/v1/namespaces/shared/resourceclaims";
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shared"}});
+    server.post("/api/v1/namespaces", &namespace).send().await.expect(201);
+    let request = json!({"name": "gpu", "exactly": {"deviceClassName": "gpu.example.com", "adminAccess": true}});
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "a"},
+        "spec": {"devices": {"requests": [request]}}});
+    let refused = server.post(path, &claim).send().await.expect(422);
+    assert_eq!(
+        refused["message"],
+        "ResourceClaim.resource.k8s.io \"a\" is invalid: spec.devices.requests[0].adminAccess: Forbidden: admin access to \
+         devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace"
+    );
+    let labels = json!({"metadata": {"labels": {"resource.kubernetes.io/admin-access": "true"}}});
+    server.patch("/api/v1/namespaces/shared", "merge", &labels).send().await.expect(200);
+    let again = || async { server.post(path, &claim).send().await };
+    let mut made = again().await;
+    for _ in 0..100 {
+        if made.status == 201 {
+            break;
+        }
+        tokio::task::yield_now().await;
+        made = again().await;
+    }
+    made.expect(201);
+}
+
+#[tokio::test]
+async fn a_job_owns_the_labels_that_it_has_of_its_pods() {
+    let server = TestServer::start().await;
+    let template = json!({"metadata": {"labels": {"app": "a"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let job =
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": {"template": template}});
+    let path = "/apis/batch/v1/namespaces/default/jobs";
+    let made = server.post(path, &job).send().await.expect(201);
+    assert_eq!(
+        made["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"],
+        json!({"f:labels": {".": {}, "f:app": {}}})
+    );
+    assert_eq!(made["metadata"]["labels"].as_object().unwrap().len(), 5);
+    let mut bare = job.clone();
+    bare["metadata"]["name"] = json!("b");
+    bare["spec"]["template"].as_object_mut().unwrap().remove("metadata");
+    let made = server.post(path, &bare).send().await.expect(201);
+    assert!(made["metadata"]["managedFields"][0]["fieldsV1"].get("f:metadata").is_none());
+    assert_eq!(made["metadata"]["labels"].as_object().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_finalizer_is_told_of_in_the_order_in_which_a_type_looks() {
+    let server = TestServer::start().await;
+    let mut map = server.post(MAPS, &config_map("a")).send().await.expect(201);
+    map["metadata"]["finalizers"] = json!(["not valid"]);
+    let refused = server.put(&format!("{MAPS}/a"), &map).send().await.expect(422);
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    let (form, own) = ("metadata.finalizers", "metadata.finalizers[0]");
+    assert_eq!(fields, [form, own, form, own]);
+}
+
+#[tokio::test]
+async fn who_deletes_no_jobs_is_not_warned_of_their_pods() {
+    let server = TestServer::start().await;
+    let path = "/apis/batch/v1/namespaces/default/jobs";
+    let deleted = server.delete(path).send().await;
+    deleted.expect(200);
+    assert!(deleted.header("warning").contains("child pods are preserved by default"));
+    let refused = server.delete(&format!("{path}?labelSelector=a%20b")).send().await;
+    refused.expect(400);
+    assert_eq!(refused.header("warning"), "");
+}

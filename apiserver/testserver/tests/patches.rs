@@ -156,3 +156,21 @@ async fn a_status_patch_leaves_the_spec_alone() {
     let patched = server.patch(&format!("{DEPLOYMENTS}/d/status"), "merge", &patch).send().await.expect(200);
     assert_eq!((&patched["spec"]["replicas"], &patched["status"]["replicas"]), (&json!(1), &json!(2)));
 }
+
+#[tokio::test]
+async fn what_a_version_cannot_say_is_lost_by_its_owner_in_another() {
+    let server = TestServer::start().await;
+    let path = |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"});
+    let spec = json!({"maxReplicas": 5, "scaleTargetRef": target, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}});
+    let body = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"}, "spec": spec});
+    let made = server.post(&path("v2"), &body).send().await.expect(201);
+    let owned =
+        |object: &Value| object["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"].get("f:behavior").is_some();
+    assert!(owned(&made));
+    let patch = json!([{"op": "add", "path": "/metadata/annotations", "value": {"a": "b"}}]);
+    let patched = server.patch(&format!("{}/a", path("v1")), "json", &patch).send().await.expect(200);
+    assert!(!owned(&patched), "{patched}");
+    let read = server.get(&format!("{}/a", path("v2"))).send().await.expect(200);
+    assert!(read["spec"].get("behavior").is_none() && read["spec"]["maxReplicas"] == 5, "{read}");
+}

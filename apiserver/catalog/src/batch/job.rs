@@ -54,11 +54,15 @@ pub fn spec() -> ResourceSpec {
             },
             create: |_, job| {
                 job.set("status", json!({}));
+                let labeled = job.has("spec.template.metadata.labels");
                 if !job.flag("spec.manualSelector") {
                     generate_selector(job);
                 }
-                own_labels(job);
+                if labeled {
+                    own_labels(job);
+                }
             },
+            late_defaults: Some(own_labels),
             update: |_, job, _| own_labels(job),
             check: |job| check(job, true),
             check_update,
@@ -79,8 +83,8 @@ pub fn spec() -> ResourceSpec {
         .build()
 }
 
-/// A job without labels has those of its pods, with the generated ones. Upstream has that as a default, and so does not
-/// store what it generates for a job whose pods had no labels either.
+/// A job without labels has those of its pods. Upstream has that as a default of decoding, by which both are one map: what is
+/// generated for the pods is the job's too, and is its own only when it is read where its pods had no labels before.
 fn own_labels(job: &mut Value) {
     let labels = job.at("spec.template.metadata.labels").clone();
     if !labels.is_null() && job.entries("metadata.labels").count() == 0 {
@@ -393,4 +397,52 @@ fn cells(job: &Value, row: &Row) -> Vec<Value> {
         images,
         columns::selector(job.at("spec.selector")).into(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{fixture, named, with_context};
+
+    /// What validation sees of a new job.
+    fn prepared(change: impl Fn(&mut Value)) -> Value {
+        let spec = named("jobs.batch");
+        let mut job = fixture(&spec);
+        job.remove("metadata.uid");
+        change(&mut job);
+        spec.strategy.default("v1", &mut job);
+        job.set("metadata.uid", "u");
+        with_context(|ctx| spec.strategy.prepare_for_create(ctx, &mut job));
+        job
+    }
+
+    fn labels(job: &Value) -> Vec<&str> {
+        job.entries("metadata.labels").map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn a_job_has_the_labels_of_its_pods_and_what_is_generated_last_where_they_had_none() {
+        let mut plain = prepared(|_| {});
+        assert_eq!(labels(&plain), [""; 0], "nothing that validation could tell twice");
+        own_labels(&mut plain);
+        assert_eq!(labels(&plain).len(), 4);
+
+        let shared = prepared(|job| job.set("spec.template.metadata.labels", json!({"app": "a"})));
+        assert_eq!(shared.at("metadata.labels"), shared.at("spec.template.metadata.labels"));
+        assert_eq!(labels(&shared).len(), 5);
+
+        let own = prepared(|job| {
+            job.set("metadata.labels", json!({"app": "a"}));
+            job.set("spec.template.metadata.labels", json!({"app": "a"}));
+        });
+        assert_eq!(labels(&own), ["app"]);
+    }
+
+    #[test]
+    fn an_invalid_name_is_told_of_the_pods_labels_only() {
+        let job = prepared(|job| job.set("metadata.name", "not valid"));
+        let told: Vec<String> = check(&job, true).iter().map(|error| error.field.clone()).collect();
+        assert_eq!(told, ["spec.template.labels"; 2], "once for each key");
+        assert!(!job.has("metadata.labels"));
+    }
 }

@@ -19,16 +19,22 @@ pub fn lease() -> ResourceSpec {
         .rules(Rules {
             check,
             check_update: |lease, _| check(lease),
-            // Coordinated leader election is off.
-            defaults: |_, lease| {
-                lease.remove("spec.strategy");
-                lease.remove("spec.preferredHolder");
-            },
+            create: |_, lease| drop_disabled(lease, &Value::Null),
+            update: |_, lease, old| drop_disabled(lease, old),
             create_on_update: true,
             unconditional_update: false,
             ..Rules::PLAIN
         })
         .build()
+}
+
+/// What coordinated leader election has, which is off: it stays where it is already, and who sent it comes to own it.
+fn drop_disabled(lease: &mut Value, old: &Value) {
+    for member in ["spec.strategy", "spec.preferredHolder"] {
+        if !old.has(member) {
+            lease.remove(member);
+        }
+    }
 }
 
 fn check(lease: &Value) -> ErrorList {

@@ -24,7 +24,7 @@ pub fn spec() -> ResourceSpec {
                 vec![name(object), count.into(), row.age(object)]
             },
         })
-        .rules(Rules { check, check_update, metadata_checks: (1, 1), ..Rules::PLAIN })
+        .rules(Rules { check, check_update, metadata_checks: (1, 1), metadata_changes_first: true, ..Rules::PLAIN })
         .build()
 }
 

@@ -31,6 +31,7 @@ pub fn spec() -> ResourceSpec {
             },
             create_on_update: true,
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::PLAIN
         })
         .build()

@@ -54,6 +54,7 @@ pub fn spec() -> ResourceSpec {
             warn: |claim, _| warn(claim),
             generation: Generation::Never,
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::BASE
         })
         .build()

@@ -409,6 +409,7 @@ const EPHEMERAL: Part = Part {
         }
         e
     },
+    ..Part::STATUS
 };
 
 const RESIZE: Part = Part {
@@ -440,6 +441,7 @@ const RESIZE: Part = Part {
         }
     },
     check: check_resize,
+    ..Part::STATUS
 };
 
 fn check_resize(pod: &Value, old: &Value) -> ErrorList {

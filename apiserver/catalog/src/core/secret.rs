@@ -35,6 +35,7 @@ pub fn spec() -> ResourceSpec {
                 e
             },
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::PLAIN
         })
         .build()

@@ -14,6 +14,7 @@ pub fn spec() -> ResourceSpec {
         .columns(NAME_AGE)
         .rules(Rules {
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             create: |_, object| names_only(object),
             update: |_, object, _| names_only(object),
             ..Rules::PLAIN

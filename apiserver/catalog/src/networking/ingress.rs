@@ -57,6 +57,7 @@ pub fn ingress() -> ResourceSpec {
             },
             check_update: |ingress, _| check(ingress),
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::BASE
         })
         .build()
@@ -231,6 +232,7 @@ pub fn ingress_class() -> ResourceSpec {
             },
             generation: Generation::OnSpecChange,
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::PLAIN
         })
         .build()

@@ -4,19 +4,25 @@ use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
 use super::{
-    GROUP, binding, check_claim, default_claim, many, opaque, pool_name, request_names, request_reference, selectors,
+    GROUP, binding, check_claim, default_claim, device_status, many, opaque, pool_name, request_names,
+    request_reference, selectors,
 };
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, NAME_AGE, Table, name, text};
-use crate::core::podspec::{scheduling, volumes::csi_driver_name};
+use crate::core::podspec::{resources::is_extended, scheduling, volumes::csi_driver_name};
 use crate::json::{Read, Write, same};
 use crate::rules::{Part, Rules};
-use crate::spec::{Generation, ResourceSpec};
+use crate::spec::{Generation, NamespaceLabel, ResourceSpec};
 
 pub fn claim() -> ResourceSpec {
     Def::new(GROUP, "v1", "resourceclaims", "ResourceClaim")
-        .status(Part { check: check_status, ..Part::STATUS_ONLY })
+        .status(Part {
+            prepare: |_, claim, old| device_status::drop_deallocated(claim, old),
+            check: check_status,
+            namespace_label: allocated_label,
+            ..Part::STATUS_ONLY
+        })
         .columns(Table {
             columns: const { &[NAME, text("State"), AGE] },
             cells: |claim, row| vec![name(claim), state(claim).into(), row.age(claim)],
@@ -24,6 +30,7 @@ pub fn claim() -> ResourceSpec {
         .rules(Rules {
             defaults: |_, claim| default_claim(claim, "spec.devices"),
             create: |_, claim| claim.set("status", json!({})),
+            namespace_label: |claim| requested_label(claim.list("spec.devices.requests")),
             check: |claim| {
                 let mut e = ErrorList::new();
                 check_claim(&mut e, &Path::new("spec").child("devices"), claim.at("spec.devices"));
@@ -72,6 +79,7 @@ fn check_status(claim: &Value, old: &Value) -> ErrorList {
             e.duplicate(&at.index(index), consumer.text("uid"));
         }
     }
+    device_status::check(&mut e, &path.child("devices"), claim);
     if !reserved.is_empty() && !claim.has("status.allocation") {
         e.forbidden(&at, "may not be specified when `allocated` is not set");
     } else if claim.has("metadata.deletionTimestamp") {
@@ -123,6 +131,33 @@ fn check_allocation(e: &mut ErrorList, path: &Path, claim: &Value) {
     }
 }
 
+/// Access to devices that are in use is for namespaces that are labeled for it (KEP-5018).
+fn admin_label(path: Path) -> NamespaceLabel {
+    const KEY: &str = "resource.kubernetes.io/admin-access";
+    NamespaceLabel {
+        path: path.child("adminAccess"),
+        key: KEY,
+        value: "true",
+        forbidden: "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the \
+                    containing namespace",
+        unread: "could not retrieve namespace to verify admin access",
+    }
+}
+
+/// The first request for it; a template's is told by the path in the claim.
+fn requested_label(requests: &[Value]) -> Option<NamespaceLabel> {
+    let index = requests.iter().position(|request| request.flag("exactly.adminAccess"))?;
+    Some(admin_label(Path::new("spec").child("devices").child("requests").index(index)))
+}
+
+/// Allocated devices with it, unless an allocation had it already, which does not change.
+fn allocated_label(claim: &Value, old: &Value) -> Option<NamespaceLabel> {
+    const RESULTS: &str = "status.allocation.devices.results";
+    let first = |claim: &Value| claim.list(RESULTS).iter().position(|result| result.flag("adminAccess"));
+    let index = first(claim).filter(|_| first(old).is_none())?;
+    Some(admin_label(Path::new("status").child("allocation").child("devices").child("results").index(index)))
+}
+
 /// Members of ObjectMeta, with their names in errors, that the claims of a template do not take from it.
 const NOT_IN_A_TEMPLATE: [(&str, &str); 13] = [
     ("name", "name"),
@@ -156,6 +191,7 @@ pub fn template() -> ResourceSpec {
         .columns(NAME_AGE)
         .rules(Rules {
             defaults: |_, template| default_claim(template, "spec.spec.devices"),
+            namespace_label: |template| requested_label(template.list("spec.spec.devices.requests")),
             check: check_template,
             check_update: |template, old| {
                 let mut e = check_template(template);
@@ -200,6 +236,9 @@ fn check_class(class: &Value) -> ErrorList {
     for (index, configuration) in configurations.iter().enumerate() {
         let at = path.child("config").index(index).child("opaque");
         opaque(&mut e, &at, configuration.at("opaque"));
+    }
+    if let Some(name) = class.opt_text("spec.extendedResourceName").filter(|name| !is_extended(name)) {
+        e.invalid(&path.child("extendedResourceName"), name, "must be a valid extended resource name");
     }
     e
 }

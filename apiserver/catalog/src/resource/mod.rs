@@ -2,6 +2,7 @@
 
 mod capacity;
 pub mod claims;
+mod device_status;
 pub mod slices;
 
 use std::collections::BTreeSet;

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::json::{Read, Write};
-use crate::tests::{create, fixture, named, to_storage, update};
+use crate::spec::Subresource;
+use crate::tests::{create, fixture, named, to_storage, update, with_context};
 
 fn device(members: Value) -> Value {
     let mut device = json!({"name": "gpu-0"});
@@ -218,4 +219,129 @@ fn selectors_are_compiled_and_may_not_cost_too_much() {
     let mut object = fixture(&claim);
     object["spec"]["devices"]["requests"][0]["exactly"]["selectors"] = json!([{"cel": {"expression": "1"}}]);
     assert!(!create(&claim, to_storage(&claim, object)).1.is_empty());
+}
+
+#[test]
+fn the_resource_that_a_class_stands_for_is_not_kubernetes_own() {
+    let class = named("deviceclasses.resource.k8s.io");
+    let errors = |name: &str| -> Vec<String> {
+        let mut object = fixture(&class);
+        object.set("spec.extendedResourceName", name);
+        create(&class, to_storage(&class, object)).1.iter().map(ToString::to_string).collect()
+    };
+    assert!(errors("example.com/gpu").is_empty());
+    for name in ["", "gpu", "kubernetes.io/gpu", "requests.example.com/gpu", "example.com/g pu"] {
+        let told =
+            format!("spec.extendedResourceName: Invalid value: {name:?}: must be a valid extended resource name");
+        assert_eq!(errors(name), [told]);
+    }
+}
+
+#[test]
+fn admin_access_asks_for_a_label_of_the_namespace() {
+    let exactly = |admin: bool| json!([{"name": "a"}, {"name": "b", "exactly": {"adminAccess": admin}}]);
+    for (resource, path) in [
+        ("resourceclaims.resource.k8s.io", "spec.devices.requests"),
+        ("resourceclaimtemplates.resource.k8s.io", "spec.spec.devices.requests"),
+    ] {
+        let spec = named(resource);
+        let mut object = fixture(&spec);
+        assert!(spec.strategy.namespace_label(&object).is_none());
+        object.set(path, exactly(false));
+        assert!(spec.strategy.namespace_label(&object).is_none());
+        object.set(path, exactly(true));
+        let asked = spec.strategy.namespace_label(&object).unwrap();
+        assert_eq!(asked.path.to_string(), "spec.devices.requests[1].adminAccess", "{resource}");
+        assert_eq!((asked.key, asked.value), ("resource.kubernetes.io/admin-access", "true"));
+    }
+    let spec = named("resourceclaims.resource.k8s.io");
+    let status = spec.subresources.iter().find(|part| part.name == "status").unwrap();
+    let Subresource::Update(status) = &status.behaviour else { panic!("a status is updated") };
+    let old = fixture(&spec);
+    let mut allocated = old.clone();
+    allocated.set("status.allocation.devices.results", json!([{"adminAccess": true}]));
+    let asked = status.namespace_label(&allocated, &old).unwrap();
+    assert_eq!(asked.path.to_string(), "status.allocation.devices.results[0].adminAccess");
+    assert!(status.namespace_label(&allocated, &allocated).is_none(), "an allocation does not change");
+}
+
+/// A claim after a write of its status, and what is wrong with it.
+fn with_status(claim: &Value, old: &Value) -> (Value, Vec<String>) {
+    let spec = named("resourceclaims.resource.k8s.io");
+    let part = spec.subresources.iter().find(|part| part.name == "status").unwrap();
+    let Subresource::Update(part) = &part.behaviour else { panic!("a status is updated") };
+    let mut claim = claim.clone();
+    let errors = with_context(|ctx| {
+        part.prepare(ctx, &mut claim, old);
+        part.validate(ctx, &claim, old)
+    });
+    (claim, errors.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn drivers_tell_of_devices_that_the_claim_has() {
+    let spec = named("resourceclaims.resource.k8s.io");
+    let device = json!({"driver": "gpu.example.com", "pool": "p", "device": "d"});
+    let mut result = device.clone();
+    result["request"] = json!("gpu");
+    let mut old = to_storage(&spec, fixture(&spec));
+    old.set("status.allocation.devices.results", json!([result]));
+    let told = |status: Value| {
+        let mut claim = old.clone();
+        let mut own = device.clone();
+        own.as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        claim.set("status.devices", json!([own]));
+        with_status(&claim, &old).1
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(told(json!({"data": {"a": 1}, "networkData": {"interfaceName": "eth0", "ips": ["10.9.8.7/24"]}})), none);
+    let other = told(json!({"device": "e"}));
+    assert_eq!(
+        other,
+        [
+            "status.devices[0]: Invalid value: {\"Driver\":\"gpu.example.com\",\"Pool\":\"p\",\"Device\":\"e\",\"ShareID\":\"\"}: \
+          must be an allocated device in the claim"
+        ]
+    );
+    let share = told(json!({"shareID": "judge"}));
+    assert_eq!(
+        share[0],
+        "status.devices[0].shareID: Invalid value: \"judge\": error validating uid: invalid UUID length: 5"
+    );
+    assert!(told(json!({"shareID": "3C2A1B00-0000-4000-8000-000000000001"}))[0].contains("normalized form"));
+    assert!(told(json!({"shareID": "3c2a1b00-0000-4000-8000-00000000000g"}))[0].ends_with("invalid UUID format"));
+    assert_eq!(told(json!({"shareID": "3c2a1b00-0000-4000-8000-000000000001"})).len(), 1, "not the share it has");
+    assert_eq!(
+        told(json!({"data": []})),
+        ["status.devices[0].data: Invalid value: \"<value omitted>\": must be a valid JSON object"]
+    );
+    assert_eq!(
+        told(json!({"networkData": {"interfaceName": "x".repeat(257), "ips": ["10.9.8.7", "1.2.3.4/8", "1.2.3.4/8"]}})),
+        [
+            "status.devices[0].networkData.interfaceName: Too long: may not be more than 256 bytes",
+            "status.devices[0].networkData.ips[0]: Invalid value: \"10.9.8.7\": must be a valid address in CIDR form, \
+             (e.g. 10.9.8.7/24 or 2001:db8::1/64)",
+            "status.devices[0].networkData.ips[2]: Duplicate value: \"1.2.3.4/8\"",
+        ]
+    );
+    assert_eq!(
+        told(json!({"conditions": [{"type": "Ready", "status": "True", "reason": "R"}]})),
+        ["status.devices[0].conditions[0].lastTransitionTime: Required value"]
+    );
+}
+
+#[test]
+fn nothing_is_told_of_a_device_that_was_given_back() {
+    let spec = named("resourceclaims.resource.k8s.io");
+    let device = |name: &str| json!({"driver": "gpu.example.com", "pool": "p", "device": name});
+    let mut old = to_storage(&spec, fixture(&spec));
+    old.set("status.allocation.devices.results", json!([device("d")]));
+    old.set("status.devices", json!([device("d")]));
+    let mut claim = old.clone();
+    claim.remove("status.allocation");
+    let (freed, errors) = with_status(&claim, &old);
+    assert_eq!((freed.has("status.devices"), errors.len()), (false, 0));
+    claim.set("status.devices", json!([device("d"), device("e")]));
+    let (freed, errors) = with_status(&claim, &old);
+    assert_eq!((freed.list("status.devices"), errors.len()), (&[device("e")][..], 1));
 }

@@ -51,8 +51,6 @@ pub fn driver() -> ResourceSpec {
         })
         .rules(Rules {
             defaults: |_, driver| {
-                // A feature that is off.
-                driver.remove("spec.preventPodSchedulingIfMissing");
                 driver.default_to("spec.attachRequired", true);
                 for member in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
                     driver.default_to(&format!("spec.{member}"), false);
@@ -62,6 +60,8 @@ pub fn driver() -> ResourceSpec {
                     driver.set("spec.volumeLifecycleModes", json!(["Persistent"]));
                 }
             },
+            create: |_, driver| drop_disabled(driver, &Value::Null),
+            update: |_, driver, old| drop_disabled(driver, old),
             check: check_driver,
             warn: |driver, old| {
                 let tokens = |driver: &Value| driver.at("spec.tokenRequests").clone();
@@ -89,6 +89,13 @@ pub fn driver() -> ResourceSpec {
             ..Rules::PLAIN
         })
         .build()
+}
+
+/// A member of a feature that is off stays where it is already; who sent it comes to own it.
+fn drop_disabled(driver: &mut Value, old: &Value) {
+    if !old.has("spec.preventPodSchedulingIfMissing") {
+        driver.remove("spec.preventPodSchedulingIfMissing");
+    }
 }
 
 fn check_driver(driver: &Value) -> ErrorList {

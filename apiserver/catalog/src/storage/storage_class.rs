@@ -82,6 +82,7 @@ pub fn volume_attributes_class() -> ResourceSpec {
                 e
             },
             metadata_checks: (1, 1),
+            metadata_changes_first: true,
             ..Rules::PLAIN
         })
         .build()

@@ -1,12 +1,14 @@
 //! Server-side apply and the bookkeeping of field managers: who set which field, kept in `metadata.managedFields` for
 //! every write, and conflicts between managers. The rules of apimachinery/pkg/util/managedfields.
 //!
-//! Other API versions' entries are taken as if their fields had the same paths in this version.
+//! What a write changes for the managers of another API version is told by both states in that version, where the writer can
+//! say them so; otherwise their fields are taken to have the same paths in this version.
 
 mod managers;
 mod set;
 mod typed;
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -19,15 +21,18 @@ use crate::status::{Status, StatusCause, cause};
 use crate::text::quote;
 use managers::{Entry, Managed, Manager, Operation};
 use set::{Set, Step, show};
-use typed::Ref;
+use typed::{Comparison, Ref};
 
 /// More managers of updates than this are folded into `ancient-changes`.
 pub const MAX_UPDATE_MANAGERS: usize = 10;
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// An object of the writer's version as another API version has it, with its type; `None` where that is not known.
+pub type InVersion<'a> = &'a dyn Fn(&Value, &str) -> Option<(Value, TypeRef)>;
+
 /// Who writes, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Writer<'a> {
     /// The `fieldManager` option, or what stands for it (upstream: the user agent up to the slash).
     pub manager: &'a str,
@@ -39,6 +44,7 @@ pub struct Writer<'a> {
     pub now: &'a str,
     /// Fields that this operation cannot set, dotted, e.g. `status`: they are never owned through it.
     pub reset_fields: &'a [&'a str],
+    pub in_version: Option<InVersion<'a>>,
 }
 
 impl Writer<'_> {
@@ -96,8 +102,36 @@ fn without_managed_fields(object: &Value) -> Value {
     Value::Object(kept.collect())
 }
 
+/// How an object changed, in each version that a manager has written.
+struct Changes<'a> {
+    old: &'a Value,
+    new: &'a Value,
+    writer: &'a Writer<'a>,
+    own: Comparison,
+    others: BTreeMap<String, Option<Comparison>>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(old: &'a Value, new: &'a Value, ty: &TypeRef, writer: &'a Writer<'a>) -> Self {
+        let own = typed::compare(old, new, ty.get()).without(&writer.reset());
+        Self { old, new, writer, own, others: BTreeMap::new() }
+    }
+
+    fn seen_in(&mut self, api_version: &str) -> &Comparison {
+        let Some(convert) = self.writer.in_version.filter(|_| api_version != self.writer.gvk.api_version()) else {
+            return &self.own;
+        };
+        let (old, new, writer) = (self.old, self.new, self.writer);
+        let seen = self.others.entry(api_version.to_owned()).or_insert_with(|| {
+            let ((old, _), (new, ty)) = convert(old, api_version).zip(convert(new, api_version))?;
+            Some(typed::compare(&old, &new, ty.get()).without(&writer.reset()))
+        });
+        seen.as_ref().unwrap_or(&self.own)
+    }
+}
+
 /// Records in `new` which fields a create (`live` is `None`), update or patch has changed. Never fails: bookkeeping
-/// that cannot be read starts anew.
+/// that cannot be read starts anew, and nothing is kept of an object with an element that has no key.
 pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer: &Writer<'_>) {
     let read = |object: &Value| Managed::read(meta::managed_fields(object)).unwrap_or_default();
     let given = meta::managed_fields(new).to_vec();
@@ -113,6 +147,10 @@ pub fn track_update(live: Option<&Value>, new: &mut Value, ty: &TypeRef, writer:
         _ => live.map(read).unwrap_or_default(),
     };
     meta::remove(new, &["metadata", "managedFields"]);
+    let addressable = |object: &Value| typed::addressable(object, ty.get());
+    if !addressable(new) || !live.is_none_or(addressable) {
+        return;
+    }
     // An object from before field management stays without it until the first apply.
     let tracked = !managed.is_empty() || live.is_none_or(|live| meta::uid(live).is_empty());
     if tracked {
@@ -167,13 +205,15 @@ pub fn track_scale(live: &Value, new: &mut Value, replicas: &[&str], writer: &Wr
 
 /// Gives the manager what changed between two states, and takes it from all others.
 fn record(old: &Value, new: &Value, ty: &TypeRef, writer: &Writer<'_>, manager: &Manager, managed: &mut Managed) {
-    let comparison = typed::compare(old, new, ty.get()).without(&writer.reset());
-    let mut changed = comparison.modified;
-    changed.merge(comparison.added);
+    let mut changes = Changes::new(old, new, ty, writer);
     for entry in managed.entries.values_mut() {
-        entry.set.subtract(&changed);
-        entry.set.subtract(&comparison.removed);
+        let seen = changes.seen_in(&entry.api_version);
+        for gone in [&seen.modified, &seen.added, &seen.removed] {
+            entry.set.subtract(gone);
+        }
     }
+    let Comparison { modified: mut changed, added, .. } = changes.own;
+    changed.merge(added);
     managed.entries.retain(|_, entry| !entry.set.is_empty());
     changed.subtract(&UNOWNED);
     if changed.is_empty() {
@@ -292,15 +332,15 @@ fn merge_applied(
         Some(last) if gone => prune(merged, &managed, &last.set, ty),
         _ => merged,
     };
-    let comparison = typed::compare(live, &object, ty.get()).without(&reset);
-    let changed = comparison.modified.union(&comparison.added);
+    let mut changes = Changes::new(live, &object, ty, writer);
     let mut conflicts = Vec::new();
     for (other, entry) in managed.entries.iter_mut().filter(|(other, _)| **other != manager) {
-        let contested = entry.set.intersection(&changed);
+        let seen = changes.seen_in(&entry.api_version);
+        let contested = entry.set.intersection(&seen.modified.union(&seen.added));
         let paths = contested.paths().into_iter();
         conflicts.extend(paths.map(|path| Conflict { manager: other.clone(), path }));
         entry.set.subtract(&contested);
-        entry.set.subtract(&comparison.removed);
+        entry.set.subtract(&seen.removed);
     }
     if !force && !conflicts.is_empty() {
         return Err(conflicts);

@@ -7,7 +7,7 @@ static DEPLOYMENT: GroupVersionKind = GroupVersionKind::from_static("apps", "v1"
 static CONFIG_MAP: GroupVersionKind = GroupVersionKind::from_static("", "v1", "ConfigMap");
 
 fn writer<'a>(manager: &'a str, gvk: &'a GroupVersionKind) -> Writer<'a> {
-    Writer { manager, gvk, subresource: "", now: "2026-01-01T00:00:00Z", reset_fields: &["status"] }
+    Writer { manager, gvk, subresource: "", now: "2026-01-01T00:00:00Z", reset_fields: &["status"], in_version: None }
 }
 
 fn ty(gvk: &GroupVersionKind) -> TypeRef {
@@ -254,4 +254,62 @@ fn a_scale_owns_the_replicas_without_a_time() {
     let same = scaled(&live, 2);
     assert_eq!(owners(&same), [entry("judge", "", false, true), entry("judge", "", true, false)]);
     assert_eq!(owners(&scaled(&same, 1)), [entry("judge", "", true, false)]);
+}
+
+#[test]
+fn an_object_with_an_element_without_its_key_has_no_managers() {
+    let gvk = GroupVersionKind::from_static("", "v1", "ServiceAccount");
+    let account = |secrets: Value| decoded(json!({"metadata": {"name": "a", "uid": "u"}, "secrets": secrets}), &gvk);
+    let mut nameless = account(json!([{}]));
+    track_update(None, &mut nameless, &ty(&gvk), &writer("a", &gvk));
+    assert!(meta::managed_fields(&nameless).is_empty());
+    let mut live = account(json!([{"name": "s"}]));
+    track_update(None, &mut live, &ty(&gvk), &writer("a", &gvk));
+    assert_eq!(meta::managed_fields(&live).len(), 1);
+    let mut changed = account(json!([{"name": "s"}, {"namespace": "n"}]));
+    track_update(Some(&live), &mut changed, &ty(&gvk), &writer("b", &gvk));
+    assert!(meta::managed_fields(&changed).is_empty());
+    let mut mended = account(json!([{"name": "s"}]));
+    track_update(Some(&changed), &mut mended, &ty(&gvk), &writer("b", &gvk));
+    assert!(meta::managed_fields(&mended).is_empty(), "what was there before has to be told apart as well");
+    // An element that is there twice is no such thing.
+    let mut twice = account(json!([{"name": "s"}, {"name": "s"}]));
+    track_update(None, &mut twice, &ty(&gvk), &writer("a", &gvk));
+    assert_eq!(meta::managed_fields(&twice).len(), 1);
+}
+
+#[test]
+fn what_other_versions_managers_lose_is_told_by_the_object_in_their_version() {
+    // A version that keeps in an annotation what ours has as immutable.
+    let convert = |object: &Value, api_version: &str| {
+        let mut object = object.clone();
+        if api_version != "v0" {
+            return None;
+        }
+        if let Some(text) = meta::annotation(&object, "kept").map(str::to_owned) {
+            meta::set(&mut object, &["immutable"], json!(text == "true"));
+            meta::remove(&mut object, &["metadata", "annotations", "kept"]);
+        }
+        Some((object, ty(&CONFIG_MAP)))
+    };
+    let entry = |version: &str, fields: Value| json!({"manager": version, "operation": "Update", "apiVersion": version, "fieldsType": "FieldsV1", "fieldsV1": fields});
+    let fields = json!({"f:immutable": {}, "f:data": {"f:x": {}}});
+    let mut live = config_map(json!({"x": "1"}));
+    meta::set(&mut live, &["metadata", "uid"], "u");
+    meta::set_annotation(&mut live, "kept", "true");
+    meta::set(
+        &mut live,
+        &["metadata", "managedFields"],
+        json!([entry("v0", fields.clone()), entry("v-1", fields.clone())]),
+    );
+    let mut new = live.clone();
+    meta::remove(&mut new, &["metadata", "annotations"]);
+    let own = Writer { in_version: Some(&convert), ..writer("b", &CONFIG_MAP) };
+    track_update(Some(&live), &mut new, &ty(&CONFIG_MAP), &own);
+    let left = |version: &str| {
+        let all = meta::managed_fields(&new);
+        all.iter().find(|entry| entry["apiVersion"] == version).map(|entry| entry["fieldsV1"].clone()).unwrap()
+    };
+    assert_eq!(left("v0"), json!({"f:data": {"f:x": {}}}));
+    assert_eq!(left("v-1"), fields, "a version that nobody knows has the same paths");
 }

@@ -232,6 +232,28 @@ pub(super) fn validate(value: &Value, at: Ref<'_>) -> Faults {
     faults
 }
 
+/// Whether every element of a keyed list or a set has what it is told by.
+pub(super) fn addressable(value: &Value, ty: Type<'_>) -> bool {
+    fn holds(value: &Value, at: Ref<'_>) -> bool {
+        match value {
+            Value::Array(items) => match at.kind(Some(value)) {
+                Kind::List(rule) => {
+                    items.iter().all(|item| (!rule.associative || rule.step(item).is_ok()) && holds(item, rule.element))
+                }
+                _ => true,
+            },
+            Value::Object(map) => match at.kind(Some(value)) {
+                Kind::Map { fields, element, .. } => {
+                    map.iter().all(|(key, item)| holds(item, member(fields, element, key)))
+                }
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+    holds(value, Ref::Root(ty))
+}
+
 fn scalar_fault(scalar: Scalar, value: &Value) -> Option<String> {
     match (scalar, value) {
         (_, Value::Null) | (Scalar::Untyped, _) => None,

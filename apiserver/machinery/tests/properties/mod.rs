@@ -132,7 +132,7 @@ pub fn patches() -> Vec<Property> {
 const NOW: &str = "2026-01-01T00:00:00Z";
 
 fn writer(gvk: &GroupVersionKind) -> Writer<'_> {
-    Writer { manager: "m", gvk, subresource: "", now: NOW, reset_fields: &[] }
+    Writer { manager: "m", gvk, subresource: "", now: NOW, reset_fields: &[], in_version: None }
 }
 
 /// Applied configurations, of each kind.

@@ -122,8 +122,8 @@ pub async fn delete_collection(target: &mut Target) -> Result<Response, Status> 
     let output = target.output()?;
     let options = ListOptions::from_query(&target.call.query, false)?;
     let delete_options = delete_options(target).await?;
-    warn_of_default(target, &delete_options);
     let page = list::collect(target, &options).await?;
+    warn_of_default(target, &delete_options);
     let mut parameters = WriteParameters::internal("", delete_options.dry_run, WriteKind::Update);
     parameters.options = delete_options.raw.clone();
 

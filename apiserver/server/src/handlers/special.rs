@@ -72,6 +72,7 @@ fn track(request: &SpecialRequest, kind: &GroupVersionKind, ty: &TypeRef, value:
         subresource: &request.info.subresource,
         now: now.as_str().unwrap_or_default(),
         reset_fields: &[],
+        in_version: None,
     };
     apply::track_update(None, value, ty, &writer);
 }

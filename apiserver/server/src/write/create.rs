@@ -64,12 +64,14 @@ impl Write<'_> {
         fill_system_fields(&mut object, self.server.now());
         let mut object = self.resource.to_storage(self.version, object)?;
         let strategy = &self.resource.spec.strategy;
+        let refused = self.namespace_problems(strategy.namespace_label(&object)).await;
         self.with_context(|ctx| {
             strategy.prepare_for_create(ctx, &mut object);
             if !matches!(strategy.generation(), Generation::Never | Generation::FromFirstChange) {
                 meta::set_generation(&mut object, 1);
             }
-            let own = strategy.validate(ctx, &object);
+            let mut own = refused;
+            own.extend(strategy.validate(ctx, &object));
             let mut errors = match strategy.metadata_last() && !own.is_empty() {
                 true => ErrorList::new(),
                 false => self.metadata_problems(&object),
@@ -92,6 +94,9 @@ impl Write<'_> {
         // The rule of storing, which a dry run does not come to.
         if !self.parameters.dry_run && !matches!(meta::resource_version(&object), "" | "0") {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        if let Some(default) = strategy.late_defaults() {
+            default(&mut object);
         }
         self.store_new(&name, object).await
     }

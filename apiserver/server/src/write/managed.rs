@@ -7,6 +7,7 @@ use skeg_machinery::apply::{self, Writer};
 use skeg_machinery::codec::json::{FieldValidation, decode_value};
 use skeg_machinery::gvk::GroupVersionKind;
 use skeg_machinery::meta;
+use skeg_machinery::schema::TypeRef;
 use skeg_machinery::status::Status;
 
 use super::{Write, timestamp};
@@ -21,11 +22,41 @@ fn with_writer<T>(write: &Write<'_>, f: impl FnOnce(&Writer<'_>) -> T) -> T {
         Some(Subresource::Update(part)) => part.reset_fields(),
         Some(_) => &[],
     };
-    f(&Writer { manager: &write.manager, gvk: &gvk, subresource, now: now.as_str().unwrap_or_default(), reset_fields })
+    f(&Writer {
+        manager: &write.manager,
+        gvk: &gvk,
+        subresource,
+        now: now.as_str().unwrap_or_default(),
+        reset_fields,
+        in_version: Some(&|object, api_version| in_version(write, object, api_version)),
+    })
+}
+
+/// An object of the request's version as another version of a built-in type has it. The versions of a custom resource would
+/// have to be asked of its webhook.
+fn in_version(write: &Write<'_>, object: &Value, api_version: &str) -> Option<(Value, TypeRef)> {
+    let resource = write.resource;
+    if resource.custom {
+        return None;
+    }
+    let versions = &resource.spec.versions;
+    let version = versions.iter().find(|version| resource.kind(&version.version).api_version() == api_version)?;
+    let stored = resource.to_storage(write.version, object.clone()).ok()?;
+    Some((resource.from_storage(version, stored).ok()?, version.schema.clone()))
 }
 
 /// Records in `new` what this write owns, against the live object before it.
 pub fn track(write: &Write<'_>, live: Option<&Value>, new: &mut Value) {
+    if let (None, Some(default)) = (live, write.resource.spec.strategy.late_defaults()) {
+        let mut seen = new.clone();
+        default(&mut seen);
+        with_writer(write, |writer| apply::track_update(None, &mut seen, &write.version.schema, writer));
+        meta::remove(new, &["metadata", "managedFields"]);
+        if let Some(managed) = meta::get(&seen, &["metadata", "managedFields"]) {
+            meta::set(new, &["metadata", "managedFields"], managed.clone());
+        }
+        return;
+    }
     with_writer(write, |writer| match (live, write.scale()) {
         (Some(live), Some(scale)) => apply::track_scale(live, new, &scale.replicas(), writer),
         _ => apply::track_update(live, new, &write.version.schema, writer),

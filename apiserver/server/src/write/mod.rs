@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
-use skeg_catalog::spec::{Backing, Context, Generation, SubresourceSpec, VersionSpec};
-use skeg_machinery::field::{ErrorList, Path};
+use skeg_catalog::spec::{Backing, Context, Generation, NamespaceLabel, SubresourceSpec, VersionSpec};
+use skeg_machinery::field::{Error, ErrorList, Path};
 use skeg_machinery::gvk::{GroupVersionKind, GroupVersionResource};
 use skeg_machinery::status::Status;
 use skeg_machinery::{meta, validation};
 use skeg_storage::StoreError;
 
-use crate::admission::{Attributes, Operation, chain};
+use crate::admission::{Attributes, Operation, chain, matching};
 use crate::handlers::scale;
 use crate::query::WriteParameters;
 use crate::registry::Resource;
@@ -198,8 +198,21 @@ impl Write<'_> {
         )]);
     }
 
+    /// What is wrong with what an object asks of its namespace.
+    async fn namespace_problems(&self, asked: Option<NamespaceLabel>) -> ErrorList {
+        let mut errors = ErrorList::new();
+        let Some(asked) = asked else { return errors };
+        match matching::namespace(self.namespace, &*self.server.resources()).await {
+            Err(status) => errors.push(Error::internal(&asked.path, format!("{}: {}", asked.unread, status.message))),
+            Ok(namespace) if meta::get(&namespace, &["metadata", "labels", asked.key]) == Some(&json!(asked.value)) => {
+            }
+            Ok(_) => errors.push(Error::forbidden(&asked.path, asked.forbidden)),
+        }
+        errors
+    }
+
     /// ObjectMeta's rules in an update: once for all types, and as often `again` as the type's own validation looks.
-    fn metadata_changes(&self, new: &Value, old: &Value, again: (usize, usize)) -> ErrorList {
+    fn metadata_changes(&self, new: &Value, old: &Value, again: (usize, usize), changes_first: bool) -> ErrorList {
         let (path, empty) = (Path::new("metadata"), json!({}));
         let (metadata, before) = (new.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
         let form = self.form_problems(metadata);
@@ -210,11 +223,14 @@ impl Write<'_> {
         };
         let mut errors = ErrorList::new();
         errors.extend(form.iter().chain(changes.iter()).cloned());
-        for _ in 0..again.0 {
-            errors.extend(form.iter().chain(finalizers.iter()).cloned());
+        let mut looks = [(&form, again.0), (&changes, again.1)];
+        if changes_first {
+            looks.reverse();
         }
-        for _ in 0..again.1 {
-            errors.extend(changes.iter().chain(finalizers.iter()).cloned());
+        for (found, times) in looks {
+            for _ in 0..times {
+                errors.extend(found.iter().chain(finalizers.iter()).cloned());
+            }
         }
         errors
     }

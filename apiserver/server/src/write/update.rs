@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use skeg_catalog::spec::Subresource;
+use skeg_catalog::spec::{Subresource, UpdateStrategy};
+use skeg_machinery::field::ErrorList;
 use skeg_machinery::meta;
 use skeg_machinery::status::Status;
 use skeg_storage::{KeyValue, Op, Precondition, StoreError};
@@ -83,7 +84,9 @@ impl Write<'_> {
 
         let mut new = self.resource.to_storage(self.version, new)?;
         self.check_resource_version(&mut new, &old)?;
-        self.prepare_and_validate(&mut new, &old)?;
+        let asked = self.part().and_then(|part| part.namespace_label(&new, &old));
+        let refused = self.namespace_problems(asked).await;
+        self.prepare_and_validate(&mut new, &old, refused)?;
         if self.resource.is_stored(self.version) {
             self.admit(&step, Some(&new)).await?;
         } else {
@@ -139,12 +142,17 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn prepare_and_validate(&self, new: &mut Value, old: &Value) -> Result<(), Status> {
-        let strategy = &self.resource.spec.strategy;
-        let part = match self.subresource.map(|s| &s.behaviour) {
-            Some(Subresource::Update(part)) => Some(part),
+    /// The subresource's own rules, where it is one that changes its parent.
+    fn part(&self) -> Option<&dyn UpdateStrategy> {
+        match self.subresource.map(|s| &s.behaviour) {
+            Some(Subresource::Update(part)) => Some(&**part),
             _ => None,
-        };
+        }
+    }
+
+    fn prepare_and_validate(&self, new: &mut Value, old: &Value, refused: ErrorList) -> Result<(), Status> {
+        let strategy = &self.resource.spec.strategy;
+        let part = self.part();
         self.with_context(|ctx| {
             match meta::generation(old) {
                 0 => {
@@ -162,7 +170,9 @@ impl Write<'_> {
                 Some(part) => part.metadata_checks(),
                 None => strategy.metadata_checks(),
             };
-            let mut errors = self.metadata_changes(new, old, again);
+            let mut errors =
+                self.metadata_changes(new, old, again, part.is_none() && strategy.metadata_changes_first());
+            errors.extend(refused);
             errors.extend(match part {
                 Some(part) => part.validate(ctx, new, old),
                 None => strategy.validate_update(ctx, new, old),

@@ -53,7 +53,8 @@ fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn is_extended(name: &str) -> bool {
+/// Whether a resource is a device plugin's or a device class's: of a domain that is not Kubernetes' own.
+pub fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && rules::is_qualified_name(&format!("requests.{name}")).is_empty()

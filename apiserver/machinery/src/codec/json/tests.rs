@@ -332,7 +332,8 @@ fn custom_resources_are_applied_by_their_list_types() {
     let object = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": spec});
     let apply = |manager, live: Option<&Value>, spec| {
         let now = "2026-01-01T00:00:00Z";
-        let writer = crate::apply::Writer { manager, gvk: &gvk, subresource: "", now, reset_fields: &[] };
+        let writer =
+            crate::apply::Writer { manager, gvk: &gvk, subresource: "", now, reset_fields: &[], in_version: None };
         let applied = crate::apply::apply(live, &object(spec), &widget, &writer, false).unwrap();
         decode_value(&applied, &widget, FieldValidation::Ignore).unwrap().value
     };
