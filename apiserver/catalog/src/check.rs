@@ -89,6 +89,15 @@ pub trait Report {
         }
     }
 
+    /// The same of what upstream has by a pointer: an empty object there is something other than none.
+    fn immutable_pointer(&mut self, path: &Path, new: &Value, old: &Value) {
+        if new.is_null() != old.is_null() {
+            self.invalid(path, new.clone(), IMMUTABLE);
+        } else {
+            self.immutable(path, new, old);
+        }
+    }
+
     fn dns_label(&mut self, path: &Path, value: &str) {
         self.each(path, value, rules::is_dns1123_label(value));
     }

@@ -385,3 +385,35 @@ fn members_of_disabled_features_are_dropped_after_they_were_owned_and_stay_where
         assert_eq!(kept.at(member), &value, "{resource} {member}");
     }
 }
+
+#[test]
+fn an_empty_object_is_a_change_where_there_was_none() {
+    for (resource, path, told) in [
+        ("events.events.k8s.io", "related", "related"),
+        ("volumeattachments.storage.k8s.io", "spec.source.inlineVolumeSpec", "spec"),
+    ] {
+        let spec = named(resource);
+        let (old, _) = create(&spec, fixture(&spec));
+        let mut changed = old.clone();
+        changed.set(path, json!({}));
+        let (_, errors) = update(&spec, changed, &old);
+        let last = errors.iter().last().unwrap_or_else(|| panic!("{resource} takes it"));
+        assert_eq!((last.field.as_str(), last.detail.as_str()), (told, "field is immutable"), "{resource}");
+    }
+}
+
+#[test]
+fn a_changed_replication_controller_is_warned_of_by_what_it_was() {
+    let spec = named("replicationcontrollers");
+    let at = |generation: i64, grace: i64| {
+        let mut controller = fixture(&spec);
+        controller.set("metadata.generation", generation);
+        controller.set("spec.template.spec.terminationGracePeriodSeconds", grace);
+        controller
+    };
+    let warnings = |new: &Value, old: Option<&Value>| with_context(|ctx| spec.strategy.warnings(ctx, new, old)).len();
+    assert_eq!(warnings(&at(1, -1), None), 1);
+    assert_eq!(warnings(&at(2, -1), Some(&at(1, 1))), 0);
+    assert_eq!(warnings(&at(2, 1), Some(&at(1, -1))), 1);
+    assert_eq!(warnings(&at(1, 1), Some(&at(1, -1))), 0);
+}

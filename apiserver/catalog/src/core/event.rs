@@ -223,7 +223,10 @@ fn fixed(e: &mut ErrorList, event: &Value, old: &Value, member: &str, shown: &st
         "count" => event.int(member).into(),
         _ => event.at(member).clone(),
     };
-    e.immutable(&Path::new(shown), &value, old.at(member));
+    match member {
+        "related" => e.immutable_pointer(&Path::new(shown), &value, old.at(member)),
+        _ => e.immutable(&Path::new(shown), &value, old.at(member)),
+    }
 }
 
 fn cells(event: &Value, row: &Row) -> Vec<Value> {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skeg_machinery::field::{ErrorList, Path};
 
 use super::podspec::{self, defaults};
-use crate::apps::{replica_status, warnings};
+use crate::apps::{replica_status, template_warnings, warnings};
 use crate::builder::Def;
 use crate::check::{Report, selects};
 use crate::columns::{AGE, NAME, Table, containers, int, labels, name, wide};
@@ -72,7 +72,11 @@ pub fn spec() -> ResourceSpec {
             create: |_, controller| controller.set("status", json!({"replicas": 0})),
             check,
             check_update: |controller, _| check(controller),
-            warn: warnings,
+            // A change is warned of by the template that it changes: upstream hands them over the wrong way round.
+            warn: |controller, old| match old {
+                None => warnings(controller, None),
+                Some(old) => template_warnings(old, Some(controller)),
+            },
             gc: GcPolicy::Orphan,
             pod_spec: "spec.template.spec",
             ..Rules::BASE

@@ -8,7 +8,7 @@ use super::{
     request_reference, selectors,
 };
 use crate::builder::Def;
-use crate::check::Report;
+use crate::check::{IMMUTABLE, Report};
 use crate::columns::{AGE, NAME, NAME_AGE, Table, name, text};
 use crate::core::podspec::{resources::is_extended, scheduling, volumes::csi_driver_name};
 use crate::json::{Read, Write, same};
@@ -38,7 +38,7 @@ pub fn claim() -> ResourceSpec {
             },
             check_update: |claim, old| {
                 let mut e = ErrorList::new();
-                e.immutable(&Path::new("spec"), claim.at("spec"), old.at("spec"));
+                fixed(&mut e, claim, old, "devices");
                 e
             },
             generation: Generation::Never,
@@ -46,6 +46,21 @@ pub fn claim() -> ResourceSpec {
             ..Rules::BASE
         })
         .build()
+}
+
+/// A spec with devices at a path stays as it is. An empty capacity is something other than none.
+fn fixed(e: &mut ErrorList, object: &Value, old: &Value, devices: &str) {
+    let capacities = |object: &Value| -> Vec<bool> {
+        let requests = object.at("spec").at(devices).list("requests");
+        let all = requests.iter().flat_map(|one| one.list("firstAvailable").iter().chain([one.at("exactly")]));
+        all.map(|request| request.has("capacity")).collect()
+    };
+    let (path, spec) = (Path::new("spec"), object.at("spec"));
+    if capacities(object) == capacities(old) {
+        e.immutable(&path, spec, old.at("spec"));
+    } else {
+        e.invalid(&path, spec.clone(), IMMUTABLE);
+    }
 }
 
 fn state(claim: &Value) -> String {
@@ -195,7 +210,7 @@ pub fn template() -> ResourceSpec {
             check: check_template,
             check_update: |template, old| {
                 let mut e = check_template(template);
-                e.immutable(&Path::new("spec"), template.at("spec"), old.at("spec"));
+                fixed(&mut e, template, old, "spec.devices");
                 e
             },
             metadata_checks: (1, 1),

@@ -345,3 +345,19 @@ fn nothing_is_told_of_a_device_that_was_given_back() {
     let (freed, errors) = with_status(&claim, &old);
     assert_eq!((freed.list("status.devices"), errors.len()), (&[device("e")][..], 1));
 }
+
+#[test]
+fn an_empty_capacity_is_a_change_of_what_is_claimed() {
+    for (resource, path) in [
+        ("resourceclaims.resource.k8s.io", "spec.devices.requests"),
+        ("resourceclaimtemplates.resource.k8s.io", "spec.spec.devices.requests"),
+    ] {
+        let spec = named(resource);
+        let (old, _) = create(&spec, to_storage(&spec, fixture(&spec)));
+        let mut object = old.clone();
+        object.each(path, |request| request.set("exactly.capacity", json!({})));
+        let (_, errors) = update(&spec, object.clone(), &old);
+        assert_eq!(errors.iter().map(|error| error.field.as_str()).collect::<Vec<_>>(), ["spec"], "{resource}");
+        assert!(update(&spec, object.clone(), &object).1.is_empty(), "{resource}");
+    }
+}

@@ -5,7 +5,7 @@ use skeg_machinery::field::{Error, ErrorList, Path};
 
 use super::GROUP;
 use crate::builder::Def;
-use crate::check::Report;
+use crate::check::{IMMUTABLE, Report};
 use crate::columns::{AGE, NAME, Table, boolean, name, text};
 use crate::core::persistent_volume::{source_defaults, validate_spec};
 use crate::core::podspec::volumes::csi_driver_name;
@@ -17,8 +17,11 @@ use crate::spec::{Generation, ResourceSpec};
 pub fn spec() -> ResourceSpec {
     Def::new(GROUP, "v1", "volumeattachments", "VolumeAttachment")
         .cluster()
-        .status(Part { check: |attachment, _| check(attachment), metadata_checks: (1, 0),
-            ..Part::STATUS_ONLY })
+        .status(Part {
+            check: |attachment, _| check(attachment),
+            metadata_checks: (1, 0),
+            ..Part::STATUS_ONLY
+        })
         .columns(Table {
             columns: const {
                 &[NAME, ("Attacher", "string", "name", 0), text("PV"), text("Node"), boolean("Attached"), AGE]
@@ -44,13 +47,18 @@ pub fn spec() -> ResourceSpec {
             check,
             check_update: |attachment, old| {
                 let mut e = check(attachment);
-                e.immutable(&Path::new("spec"), attachment.at("spec"), old.at("spec"));
+                let (spec, before) = (attachment.at("spec"), old.at("spec"));
+                if spec.has("source.inlineVolumeSpec") == before.has("source.inlineVolumeSpec") {
+                    e.immutable(&Path::new("spec"), spec, before);
+                } else {
+                    e.invalid(&Path::new("spec"), spec.clone(), IMMUTABLE);
+                }
                 e
             },
             generation: Generation::Never,
             unconditional_update: false,
             metadata_checks: (1, 0),
-..Rules::BASE
+            ..Rules::BASE
         })
         .build()
 }
