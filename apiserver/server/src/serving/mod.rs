@@ -7,8 +7,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -24,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
+use self::gathered::Writes;
 use self::tls::LiveConfig;
 use crate::authn::Peer;
 
+mod gathered;
 mod greeting;
 pub mod tls;
 
@@ -153,10 +156,12 @@ where
         };
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = Arc::new(Peer::new(certificates.iter().map(|c| c.clone().into_owned()).collect()));
-        self.serve(stream, peer).await;
+        // Of HTTP/1.1, an upgraded connection goes on in other tasks than ours.
+        let gather = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.serve(stream, gather, peer).await;
     }
 
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Arc<Peer>) {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, gather: bool, peer: Arc<Peer>) {
         let (address, service) = (RemoteAddress(self.address), self.service.clone());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
@@ -164,20 +169,38 @@ where
             request.extensions_mut().insert(address);
             service.clone().oneshot(request)
         });
+        let (stream, writes) = gathered::gathered(stream, gather);
         let greeted = greeting::Greeted::new(stream, self.limits.header);
         let builder = builder(&self.limits);
         let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(greeted), service));
         let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = flushing(connection.as_mut(), &writes) => ended,
             () = self.shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.as_mut().await
+                flushing(connection.as_mut(), &writes).await
             }
         };
         if let Err(error) = ended {
             tracing::debug!(address = %self.address, %error, "connection ended with an error");
         }
     }
+}
+
+/// The connection, with what it writes handed on after each time that it was polled.
+async fn flushing<C, E, S>(mut connection: Pin<&mut C>, writes: &Writes<S>) -> Result<(), E>
+where
+    C: Future<Output = Result<(), E>>,
+    E: From<std::io::Error>,
+    S: AsyncWrite + Unpin,
+{
+    std::future::poll_fn(|cx| {
+        let polled = connection.as_mut().poll(cx);
+        match writes.poll_flush(cx) {
+            Poll::Ready(Err(error)) if polled.is_pending() => Poll::Ready(Err(error.into())),
+            _ => polled,
+        }
+    })
+    .await
 }
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
