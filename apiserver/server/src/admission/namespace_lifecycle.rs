@@ -24,9 +24,9 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
-    /// Before any other plug-in looks at what the namespace should hold.
+    /// Before any other plug-in looks at what the namespace should hold. All that is created or updated comes by here.
     async fn mutate(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-        self.check(attributes, Some(object)).await
+        self.check(attributes, object).await
     }
 
     async fn validate(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
@@ -36,12 +36,12 @@ impl Plugin for NamespaceLifecycle {
         {
             return Err(attributes.forbidden(object, "this namespace may not be deleted"));
         }
-        self.check(attributes, object).await
+        Ok(())
     }
 }
 
 impl NamespaceLifecycle {
-    async fn check(&self, attributes: &Attributes<'_>, object: Option<&Value>) -> Result<(), Status> {
+    async fn check(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
         let namespace = attributes.namespace;
         let checked = matches!(attributes.operation, Operation::Create | Operation::Update)
             && !namespace.is_empty()
@@ -63,7 +63,7 @@ impl NamespaceLifecycle {
             return Ok(());
         }
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-        Err(attributes.forbidden(object, why).with_cause(StatusCause {
+        Err(attributes.forbidden(Some(object), why).with_cause(StatusCause {
             cause_type: cause::NAMESPACE_TERMINATING.into(),
             message: format!("namespace {namespace} is being terminated"),
             field: "metadata.namespace".into(),
@@ -84,7 +84,11 @@ mod tests {
             ("", "namespaces", namespace("going", "Terminating")),
         ]);
         let plugin = NamespaceLifecycle { resources: Arc::new(memory) };
-        plugin.validate(&write.attributes(), Some(&write.object)).await
+        let attributes = write.attributes();
+        if attributes.operation != Operation::Delete {
+            plugin.mutate(&attributes, &mut write.object.clone()).await?;
+        }
+        plugin.validate(&attributes, Some(&write.object)).await
     }
 
     fn pod() -> Value {
