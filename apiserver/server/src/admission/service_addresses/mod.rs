@@ -279,10 +279,13 @@ impl Plugin for ServiceAddresses {
             return Ok(());
         }
         self.addresses(service, &request).await?;
-        self.node_ports(service, &request).await?;
-        self.health_port(service, &request)
+        let taken = self.node_ports(service, &request).await?;
+        self.health_port(service, &request, &taken)
     }
 }
+
+/// The first port that a dry run is told is the one behind it (upstream: portallocator's AllocateNext).
+const BEFORE_DUMMY_PORTS: u16 = 32768;
 
 /// What the client left out stays as it was (upstream's patchAllocatedValues).
 fn keep_allocated(service: &mut Value, old: &Value) {
@@ -491,9 +494,11 @@ impl ServiceAddresses {
         }
     }
 
-    async fn node_ports(&self, service: &mut Value, request: &Request<'_>) -> Result<(), Status> {
+    /// Returns what this request took.
+    async fn node_ports(&self, service: &mut Value, request: &Request<'_>) -> Result<Vec<u16>, Status> {
+        let mut taken = Vec::new();
         if !matches!(service["spec"]["type"].as_str(), Some("NodePort" | "LoadBalancer")) {
-            return Ok(());
+            return Ok(taken);
         }
         let before: HashSet<u64> = request
             .old
@@ -514,6 +519,7 @@ impl ServiceAddresses {
                         let path = spec().child("ports").index(i).child("nodePort");
                         invalid(service, Error::invalid(&path, wanted, why.to_string()))
                     })?;
+                    taken.push(narrow);
                 }
                 continue;
             }
@@ -527,10 +533,11 @@ impl ServiceAddresses {
                 Some((_, (_, node))) => *node,
                 None => {
                     let used: Vec<u16> = chosen.iter().filter_map(|(_, node)| u16::try_from(*node).ok()).collect();
-                    let next = self.pool().next_port(&request.owner, &used, request.now, rand::random(), request.keep);
-                    u64::from(
-                        next.map_err(|why| Status::internal_error(format!("failed to allocate a nodePort: {why}")))?,
-                    )
+                    let next = self.next_port(request, &used, &taken);
+                    let next =
+                        next.map_err(|why| Status::internal_error(format!("failed to allocate a nodePort: {why}")))?;
+                    taken.push(next);
+                    u64::from(next)
                 }
             };
         }
@@ -539,10 +546,18 @@ impl ServiceAddresses {
                 port["nodePort"] = (*node).into();
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
-    fn health_port(&self, service: &mut Value, request: &Request<'_>) -> Result<(), Status> {
+    /// A free port; for a dry run, one that stands for it, `taken` being what the request took before.
+    fn next_port(&self, request: &Request<'_>, used: &[u16], taken: &[u16]) -> Result<u16, PoolError> {
+        match request.keep {
+            true => self.pool().next_port(&request.owner, used, request.now, rand::random()),
+            false => Ok(taken.iter().copied().max().unwrap_or(BEFORE_DUMMY_PORTS).saturating_add(1)),
+        }
+    }
+
+    fn health_port(&self, service: &mut Value, request: &Request<'_>, taken: &[u16]) -> Result<(), Status> {
         if !needs_health_port(service) {
             return Ok(());
         }
@@ -553,18 +568,17 @@ impl ServiceAddresses {
             }
             return Ok(());
         }
-        let mut pool = self.pool();
         if given != 0 {
             let port = u16::try_from(given).unwrap_or(0);
-            return pool.take_port(port, &request.owner, request.now, request.keep).map_err(|why| {
+            return self.pool().take_port(port, &request.owner, request.now, request.keep).map_err(|why| {
                 Status::internal_error(format!("failed to allocate requested HealthCheck NodePort {given}: {why}"))
             });
         }
         let ports = items(&service["spec"], "ports").filter_map(|p| p["nodePort"].as_u64());
         let used: Vec<u16> = ports.filter_map(|port| u16::try_from(port).ok()).collect();
-        let port = pool.next_port(&request.owner, &used, request.now, rand::random(), request.keep);
-        let port =
-            port.map_err(|why| Status::internal_error(format!("failed to allocate a HealthCheck NodePort 0: {why}")))?;
+        let port = self
+            .next_port(request, &used, taken)
+            .map_err(|why| Status::internal_error(format!("failed to allocate a HealthCheck NodePort 0: {why}")))?;
         service["spec"]["healthCheckNodePort"] = port.into();
         Ok(())
     }

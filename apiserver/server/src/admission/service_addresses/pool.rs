@@ -184,14 +184,7 @@ impl Pool {
     }
 
     /// Reserves a free port that is not one of `used`, the owner's own; from the upper part of the range first (KEP-3668).
-    pub fn next_port(
-        &mut self,
-        owner: &Owner,
-        used: &[u16],
-        now: Instant,
-        random: u64,
-        keep: bool,
-    ) -> Result<u16, PoolError> {
+    pub fn next_port(&mut self, owner: &Owner, used: &[u16], now: Instant, random: u64) -> Result<u16, PoolError> {
         let reusable = self.reserved(owner, now).into_iter().find_map(|thing| match thing {
             Thing::Port(port) if !used.contains(&port) => Some(port),
             _ => None,
@@ -208,9 +201,7 @@ impl Pool {
             for step in 0..count {
                 let port = (start + (random % count + step) % count) as u16;
                 if !used.contains(&port) && !self.held_at_all(Thing::Port(port), now) {
-                    if keep {
-                        self.hold(Thing::Port(port), owner, Some(now));
-                    }
+                    self.hold(Thing::Port(port), owner, Some(now));
                     return Ok(port);
                 }
             }
@@ -369,9 +360,9 @@ mod tests {
         let now = Instant::now();
         let first = pool.next_address(false, &owner("a"), now, 1, true).unwrap();
         assert_eq!(pool.next_address(false, &owner("a"), now, 99, true), Ok(first));
-        let port = pool.next_port(&owner("a"), &[], now, 1, true).unwrap();
-        assert_eq!(pool.next_port(&owner("a"), &[], now, 99, true), Ok(port));
-        let second = pool.next_port(&owner("a"), &[port], now, 99, true).unwrap();
+        let port = pool.next_port(&owner("a"), &[], now, 1).unwrap();
+        assert_eq!(pool.next_port(&owner("a"), &[], now, 99), Ok(port));
+        let second = pool.next_port(&owner("a"), &[port], now, 99).unwrap();
         assert_ne!(second, port);
     }
 
@@ -380,9 +371,9 @@ mod tests {
         let mut pool = pool("10.0.0.0/24");
         let now = Instant::now();
         for i in 0..40u64 {
-            pool.next_port(&owner(&i.to_string()), &[], now, i, true).unwrap();
+            pool.next_port(&owner(&i.to_string()), &[], now, i).unwrap();
         }
-        assert_eq!(pool.next_port(&owner("x"), &[], now, 3, true), Err(PoolError::Full));
+        assert_eq!(pool.next_port(&owner("x"), &[], now, 3), Err(PoolError::Full));
         let told = pool.take_port(80, &owner("x"), now, true).unwrap_err().to_string();
         assert_eq!(told, "provided port is not in the valid range. The range of valid ports is 30000-30039");
     }

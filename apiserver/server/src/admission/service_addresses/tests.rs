@@ -205,6 +205,23 @@ async fn a_dry_run_reserves_nothing() {
 }
 
 #[tokio::test]
+async fn a_dry_run_is_told_ports_that_stand_for_some() {
+    let plugin = plugin(&["10.43.0.0/16"], vec![]).await;
+    let ask = async |ports: Value| {
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports});
+        let mut write = Write::create("", "v1", "services", "team", service("web", spec));
+        write.dry_run = true;
+        let mut object = write.object.clone();
+        plugin.mutate(&write.attributes(), &mut object).await.unwrap();
+        let given = items(&object["spec"], "ports").map(|port| port["nodePort"].clone()).collect::<Vec<_>>();
+        (json!(given), object["spec"]["healthCheckNodePort"].clone())
+    };
+    assert_eq!(ask(json!([{"port": 80}, {"port": 81}])).await, (json!([32769, 32770]), json!(32771)));
+    let wanted = json!([{"port": 80, "nodePort": 30080}, {"port": 81}]);
+    assert_eq!(ask(wanted).await, (json!([30080, 30081]), json!(30082)));
+}
+
+#[tokio::test]
 async fn addresses_are_recorded_as_objects() {
     let memory = Arc::new(Memory::with(vec![(
         "",
