@@ -94,7 +94,7 @@ fn order(value: &mut Value) {
             sort("/status/nonResourceRules");
         }
         // Components, in the order in which they were found to live or not.
-        "ComponentStatusList" => sort("/items"),
+        "ComponentStatusList" | "ComponentNames" => sort("/items"),
         "ComponentStatusTable" => sort("/rows"),
         _ => {}
     }
@@ -104,6 +104,11 @@ fn sort_of(value: &Value) -> &str {
     let kind = value["kind"].as_str().unwrap_or_default();
     let columns = value["columnDefinitions"].as_array().map_or(&[][..], Vec::as_slice);
     let names = columns.iter().filter_map(|column| column["name"].as_str());
+    let mut items = value["items"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let component = |name| matches!(name, Some("controller-manager" | "scheduler" | "etcd-0"));
+    if kind == "PartialObjectMetadataList" && items.all(|item| component(item["metadata"]["name"].as_str())) {
+        return "ComponentNames";
+    }
     if kind == "Table" && names.eq(["Name", "Status", "Message", "Error"]) { "ComponentStatusTable" } else { kind }
 }
 
