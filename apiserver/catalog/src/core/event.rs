@@ -161,12 +161,9 @@ fn series(e: &mut ErrorList, event: &Value) {
 fn check_new(event: &Value) -> ErrorList {
     const UNSET: &str = "needs to be unset";
     let mut e = check(event, "reportingController");
-    let (at, own) = (Path::new("metadata").child("name"), event.text("metadata.name"));
-    if own.is_empty() {
-        e.required(&at, "name or generateName is required");
-    } else {
-        e.each(&at, own, names::subdomain(own, false));
-    }
+    let at = Path::new("metadata");
+    e.extend(rules::object_meta(event.at("metadata"), true, names::subdomain, &at));
+    e.extend(rules::standard_finalizers(event.at("metadata"), &at));
     series(&mut e, event);
     if !event.has("eventTime") {
         e.required(&Path::new("eventTime"), "");
@@ -261,4 +258,26 @@ fn cells(event: &Value, row: &Row) -> Vec<Value> {
         count.into(),
         name(event),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_new_form_has_the_rules_of_object_meta_among_its_own() {
+        let event = json!({"metadata": {"name": "Not-x", "generateName": "Not-", "namespace": "default"}});
+        let told = check_new(&event);
+        let fields: Vec<&str> = told.iter().map(|error| &*error.field).take(2).collect();
+        assert_eq!(fields, ["metadata.generateName", "metadata.name"]);
+    }
+
+    #[test]
+    fn an_empty_reference_is_not_none() {
+        let (event, old) = (json!({"related": {}}), json!({}));
+        assert!(check_new_update(&event, &old).iter().any(|error| error.field == "related"));
+        assert!(!check_new_update(&old, &old).iter().any(|error| error.field == "related"));
+    }
 }
