@@ -44,6 +44,7 @@ pub struct Def {
     backing: Backing,
     deprecated: Option<&'static str>,
     converted_annotations: &'static [(&'static str, &'static str)],
+    zeros: &'static [&'static str],
     rows_by: &'static str,
     unknown_field: fn(&str) -> String,
 }
@@ -67,6 +68,7 @@ impl Def {
             backing: Backing::Stored,
             deprecated: None,
             converted_annotations: &[],
+            zeros: &[],
             rows_by: "",
             unknown_field,
         }
@@ -81,6 +83,12 @@ impl Def {
     /// See [`ResourceSpec::unknown_field`].
     pub fn unknown_field(mut self, message: fn(&str) -> String) -> Self {
         self.unknown_field = message;
+        self
+    }
+
+    /// See [`ResourceSpec::zeros`].
+    pub fn zeros(mut self, paths: &'static [&'static str]) -> Self {
+        self.zeros = paths;
         self
     }
 
@@ -163,6 +171,13 @@ impl Def {
     }
 
     pub fn status(self, part: Part) -> Self {
+        let mut def = self.unprinted_status(part);
+        def.subresources.last_mut().expect("it was just added").printed = true;
+        def
+    }
+
+    /// A status that is no Table (upstream: its storage has no ConvertToTable).
+    pub fn unprinted_status(self, part: Part) -> Self {
         self.part("status", READ_WRITE, part)
     }
 
@@ -172,6 +187,7 @@ impl Def {
             name: name.into(),
             verbs: verbs.to_vec(),
             body: None,
+            printed: false,
             behaviour: Subresource::Update(part.into()),
         });
         self
@@ -184,6 +200,7 @@ impl Def {
             name: "scale".into(),
             verbs: READ_WRITE.to_vec(),
             body: Some(("autoscaling".into(), "v1".into(), "Scale".into())),
+            printed: true,
             behaviour: Subresource::Scale {
                 spec_replicas: "spec.replicas".into(),
                 status_replicas: "status.replicas".into(),
@@ -204,6 +221,7 @@ impl Def {
             name: name.into(),
             verbs: verbs.to_vec(),
             body: body.map(|(group, version, kind)| (group.into(), version.into(), kind.into())),
+            printed: false,
             behaviour: Subresource::Special,
         });
         self
@@ -242,6 +260,7 @@ impl Def {
             strategy: Arc::new(self.rules),
             backing: self.backing,
             converted_annotations: self.converted_annotations,
+            zeros: self.zeros,
             rows_by: self.rows_by,
             unknown_field: self.unknown_field,
         }

@@ -82,6 +82,10 @@ impl Columns for Printed {
     fn cells(&self, object: &Value, now: DateTime<Utc>) -> Vec<Value> {
         (self.table.cells)(object, &Row { now })
     }
+
+    fn rows_of_nothing(&self) -> Value {
+        if self.table.columns == DEFAULT.columns { Value::Null } else { Value::Array(Vec::new()) }
+    }
 }
 
 /// For types without a printer: Name and Created At.

@@ -24,6 +24,8 @@ pub struct Rules {
     pub check: Check,
     pub update: fn(&Context<'_>, &mut Value, &Value),
     pub check_update: CheckUpdate,
+    /// The last touch, which validation does not see.
+    pub canonicalize: fn(&mut Value),
     pub warn: Warn,
     /// See [`Strategy::namespace_label`] and [`Strategy::late_defaults`].
     pub namespace_label: fn(&Value) -> Option<NamespaceLabel>,
@@ -44,6 +46,8 @@ pub struct Rules {
     /// Where a type has its PodSpec, "" where it has none.
     pub pod_spec: &'static str,
     pub grace: fn(&Value, Option<i64>) -> Option<i64>,
+    /// Whether a generateName is completed with random letters.
+    pub random_names: bool,
     pub gc: GcPolicy,
     pub delete_warning: Option<&'static str>,
 }
@@ -56,6 +60,7 @@ impl Rules {
         check: |_| ErrorList::new(),
         update: |_, _, _| {},
         check_update: |_, _| ErrorList::new(),
+        canonicalize: |_| {},
         warn: |_, _| Vec::new(),
         namespace_label: |_| None,
         late_defaults: None,
@@ -69,6 +74,7 @@ impl Rules {
         resets: &["status"],
         pod_spec: "",
         grace: |_, _| None,
+        random_names: true,
         gc: GcPolicy::Background,
         delete_warning: None,
     };
@@ -120,6 +126,10 @@ impl Strategy for Rules {
         (self.check_update)(object, old)
     }
 
+    fn canonicalize(&self, object: &mut Value) {
+        (self.canonicalize)(object);
+    }
+
     fn warnings(&self, _ctx: &Context<'_>, object: &Value, old: Option<&Value>) -> Vec<String> {
         (self.warn)(object, old)
     }
@@ -162,6 +172,10 @@ impl Strategy for Rules {
 
     fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         (self.grace)(object, requested)
+    }
+
+    fn random_names(&self) -> bool {
+        self.random_names
     }
 
     fn delete_warning(&self) -> Option<&'static str> {

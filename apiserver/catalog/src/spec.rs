@@ -53,6 +53,8 @@ pub struct ResourceSpec {
     /// Annotations that stand for what upstream's internal type has as fields, so that whole objects have them and their
     /// metadata alone does not; and what an empty object is written with, "" for nothing.
     pub converted_annotations: &'static [(&'static str, &'static str)],
+    /// Numbers, dotted, that a bookmark has at 0: upstream's internal type always has them, the served one need not.
+    pub zeros: &'static [&'static str],
     /// The number, dotted, that the rows of a table are in order of; "" for the order of names.
     pub rows_by: &'static str,
     /// What a selector by a field that is not selectable is told.
@@ -122,6 +124,8 @@ pub struct SubresourceSpec {
     pub verbs: Vec<Verb>,
     /// What its body is, as discovery tells it: (group, version, kind); `None`: the parent's own kind.
     pub body: Option<(Text, Text, Text)>,
+    /// Whether it can be asked for as a Table.
+    pub printed: bool,
     pub behaviour: Subresource,
 }
 
@@ -195,6 +199,8 @@ pub trait Strategy: Send + Sync + 'static {
     fn validate(&self, ctx: &Context<'_>, object: &Value) -> ErrorList;
     fn prepare_for_update(&self, _ctx: &Context<'_>, _object: &mut Value, _old: &Value) {}
     fn validate_update(&self, ctx: &Context<'_>, object: &Value, old: &Value) -> ErrorList;
+    /// The last touch to an object that is good as it is, new or changed.
+    fn canonicalize(&self, _object: &mut Value) {}
     fn warnings(&self, _ctx: &Context<'_>, _object: &Value, _old: Option<&Value>) -> Vec<String> {
         Vec::new()
     }
@@ -238,6 +244,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn grace_period(&self, _object: &Value, _requested: Option<i64>) -> Option<i64> {
         None
     }
+    /// Whether a generateName is completed with random letters; else it is the name.
+    fn random_names(&self) -> bool {
+        true
+    }
     /// What a client is told that leaves it to the default what becomes of dependents.
     fn delete_warning(&self) -> Option<&'static str> {
         None
@@ -276,4 +286,8 @@ pub trait Columns: Send + Sync + 'static {
     fn definitions(&self) -> Vec<skeg_machinery::table::ColumnDefinition>;
     /// One cell per definition. `now` is for ages.
     fn cells(&self, object: &Value, now: DateTime<Utc>) -> Vec<Value>;
+    /// The rows of a Table of no objects: null where nothing but name and age is printed of a type.
+    fn rows_of_nothing(&self) -> Value {
+        Value::Array(Vec::new())
+    }
 }

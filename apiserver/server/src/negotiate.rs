@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use skeg_machinery::status::Status;
+use skeg_machinery::text::quote;
 
 use crate::query::Query;
 
@@ -50,6 +51,8 @@ pub enum Include {
     None,
     Metadata,
     Object,
+    /// Something else, see [`unknown_include`].
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,7 +145,7 @@ fn choose(headers: &HeaderMap, query: &Query, offered: &[Media], tables: bool) -
             if !clause.allows(media) || clause.param("stream").is_some_and(|s| !matches!(s, "" | "watch")) {
                 continue;
             }
-            if let Some(transform) = transform(clause, query)? {
+            if let Some(transform) = transform(clause, query) {
                 // Tables have no protobuf.
                 if (media == Media::Protobuf || !tables) && matches!(transform, Transform::Table { .. }) {
                     continue;
@@ -188,37 +191,43 @@ pub fn error_output(headers: &HeaderMap, query: &Query) -> Output {
 }
 
 /// `None` when the clause asks for a transformation that nobody offers.
-fn transform(clause: &Clause, query: &Query) -> Result<Option<Transform>, Status> {
+fn transform(clause: &Clause, query: &Query) -> Option<Transform> {
     let Some(kind) = clause.param("as") else {
         let stray = clause.param("g").is_some() || clause.param("v").is_some();
-        return Ok((!stray).then_some(Transform::None));
+        return (!stray).then_some(Transform::None);
     };
     let beta = match clause.param("v") {
         Some("v1") => false,
         Some("v1beta1") => true,
-        _ => return Ok(None),
+        _ => return None,
     };
     if clause.param("g") != Some("meta.k8s.io") {
-        return Ok(None);
+        return None;
     }
-    Ok(match kind {
-        "Table" => Some(Transform::Table { beta, include: include(query)? }),
+    match kind {
+        "Table" => Some(Transform::Table { beta, include: include(query) }),
         "PartialObjectMetadata" => Some(Transform::Partial { beta, list: false }),
         "PartialObjectMetadataList" => Some(Transform::Partial { beta, list: true }),
         _ => None,
-    })
+    }
 }
 
-fn include(query: &Query) -> Result<Include, Status> {
+fn include(query: &Query) -> Include {
     match query.get("includeObject").unwrap_or("") {
-        "" | "Metadata" => Ok(Include::Metadata),
-        "None" => Ok(Include::None),
-        "Object" => Ok(Include::Object),
-        other => Err(Status::bad_request(format!(
-            "Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: \
-             must be 'Metadata', 'Object', 'None', or empty"
-        ))),
+        "" | "Metadata" => Include::Metadata,
+        "None" => Include::None,
+        "Object" => Include::Object,
+        _ => Include::Unknown,
     }
+}
+
+/// What is said to an includeObject that is none, to whom there would be an answer otherwise.
+pub fn unknown_include(query: &Query) -> Status {
+    let found = quote(query.get("includeObject").unwrap_or_default());
+    Status::bad_request(format!(
+        "Unable to convert to Table as requested: includeObject: Invalid value: {found}: \
+         must be 'Metadata', 'Object', 'None', or empty"
+    ))
 }
 
 fn wants_pretty(headers: &HeaderMap, query: &Query) -> bool {

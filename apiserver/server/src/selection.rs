@@ -93,14 +93,15 @@ impl Selection {
 
 fn place(resource: &Resource, label: &str) -> Result<Place, Status> {
     let selectable: &[SelectableField] = &resource.spec.selectable_fields;
+    // Types that say for themselves what they may be selected by leave out the namespace that they have not; the rule of
+    // all others knows both (apimachinery: DefaultMetaV1FieldSelectorConversion).
+    let own_rule = resource.custom || !selectable.is_empty();
     match label {
         "metadata.name" => Ok(Place::Name),
-        "metadata.namespace" if resource.namespaced() => Ok(Place::Namespace),
-        // Upstream lets every cluster-scoped type be asked for its (empty) namespace.
-        "metadata.namespace" => Ok(Place::Namespace),
+        "metadata.namespace" if resource.namespaced() || !own_rule => Ok(Place::Namespace),
         _ => match selectable.iter().position(|field| field.label == label) {
             Some(i) => Ok(Place::Field(i)),
-            None if selectable.is_empty() => Err(Status::bad_request(format!(
+            None if !own_rule => Err(Status::bad_request(format!(
                 "{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
             ))),
             None => Err(Status::bad_request((resource.spec.unknown_field)(label))),

@@ -493,3 +493,61 @@ async fn who_deletes_no_jobs_is_not_warned_of_their_pods() {
     refused.expect(400);
     assert_eq!(refused.header("warning"), "");
 }
+
+const EVENTS: &str = "/api/v1/namespaces/default/events";
+
+fn event(metadata: Value) -> Value {
+    let about = json!({"kind": "Pod", "namespace": "default", "name": "web"});
+    json!({"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": about, "reason": "Started"})
+}
+
+#[tokio::test]
+async fn an_update_that_creates_is_looked_at_like_one_that_does_not() {
+    let server = TestServer::start().await;
+    let path = format!("{EVENTS}/a");
+    let uid = "3c2a1b00-0000-4000-8000-000000000009";
+    let put = |metadata: Value| server.put(&path, &event(metadata)).send();
+    let refused = put(json!({"name": "a", "uid": uid})).await.expect(409);
+    assert_eq!(
+        refused["message"],
+        format!(
+            "Operation cannot be fulfilled on events \"a\": StorageError: invalid object, Code: 4, Key: \
+             /events/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, \
+             UID in object meta: "
+        )
+    );
+    let refused = put(json!({"name": "a", "resourceVersion": "now"})).await.expect(500);
+    assert_eq!(refused["message"], "strconv.ParseUint: parsing \"now\": invalid syntax");
+    put(json!({"name": "b"})).await.expect(400);
+
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid});
+    let made = put(json!({"name": "a", "resourceVersion": "7", "ownerReferences": [owner, owner]})).await;
+    let object = made.expect(201);
+    assert_eq!(object["metadata"]["ownerReferences"], json!([owner]));
+    assert!(made.header("warning").contains("ownerReferences contains duplicate entries; API server dedups"));
+    // Where nothing is created, the name and the namespace are looked at first all the same.
+    server.put(&format!("{MAPS}/none"), &config_map("other")).send().await.expect(400);
+    server.put(&format!("{MAPS}/none"), &config_map("none")).send().await.expect(404);
+}
+
+#[tokio::test]
+async fn the_name_of_an_address_is_not_made_up() {
+    let server = TestServer::start().await;
+    let address = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {"generateName": "judge-"},
+        "spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "web"}}});
+    let refused = server.post("/apis/networking.k8s.io/v1/ipaddresses", &address).send().await.expect(422);
+    assert_eq!(refused["details"]["name"], "judge-");
+}
+
+#[tokio::test]
+async fn a_namespace_is_labelled_with_the_name_it_came_by() {
+    let server = TestServer::start().await;
+    let make = |base: &str| {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": base}});
+        server.post("/api/v1/namespaces", &body).send()
+    };
+    let made = make("team-").await.expect(201);
+    assert_eq!(made["metadata"]["labels"]["kubernetes.io/metadata.name"], made["metadata"]["name"]);
+    let refused = make("Not Valid-").await.expect(422);
+    assert!(!refused["message"].as_str().unwrap().contains("metadata.labels"), "{refused}");
+}

@@ -81,6 +81,74 @@ async fn unknown_fields_and_bad_selectors_are_bad_requests() {
 }
 
 #[tokio::test]
+async fn a_cluster_scoped_type_with_fields_of_its_own_is_not_selected_by_namespace() {
+    let server = TestServer::start().await;
+    for (path, message) in [
+        ("/api/v1/nodes", "field label not supported: metadata.namespace"),
+        ("/api/v1/namespaces", "field label not supported: metadata.namespace"),
+        ("/apis/certificates.k8s.io/v1/certificatesigningrequests", "field label not supported: metadata.namespace"),
+        (
+            "/apis/resource.k8s.io/v1/resourceslices",
+            "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: metadata.namespace",
+        ),
+    ] {
+        let refused = server.get(&format!("{path}?fieldSelector=metadata.namespace%3Da")).send().await.expect(400);
+        assert_eq!(refused["message"], message);
+    }
+    for path in ["/api/v1/persistentvolumes", "/apis/storage.k8s.io/v1/storageclasses", "/api/v1/pods"] {
+        server.get(&format!("{path}?fieldSelector=metadata.namespace%3Da")).send().await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn what_a_table_cannot_show_is_told_only_of_what_is_there() {
+    let server = TestServer::start().await;
+    make(&server, "a", json!({})).await;
+    let ask = |path: String| server.get(&format!("{path}includeObject=Judge")).accept(TABLE).send();
+    ask(format!("{MAPS}/b?")).await.expect(404);
+    for path in [format!("{MAPS}/a?"), format!("{MAPS}?"), format!("{MAPS}?watch=1&")] {
+        let refused = ask(path).await.expect(400);
+        assert_eq!(
+            refused["message"],
+            "Unable to convert to Table as requested: includeObject: Invalid value: \"Judge\": must be 'Metadata', \
+             'Object', 'None', or empty"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_metadata_of_nothing_is_null_and_so_are_rows_without_a_printer() {
+    let server = TestServer::start().await;
+    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let nothing = "fieldSelector=metadata.name%3Dnone";
+    for (path, accept, member, expect) in [
+        (MAPS, partial, "items", Value::Null),
+        (MAPS, "application/json", "items", json!([])),
+        (MAPS, TABLE, "rows", json!([])),
+        ("/api/v1/limitranges", TABLE, "rows", Value::Null),
+        ("/api/v1/componentstatuses", partial, "items", Value::Null),
+    ] {
+        let list = server.get(&format!("{path}?{nothing}")).accept(accept).send().await.expect(200);
+        assert_eq!(list.get(member), Some(&expect), "{path} {accept}");
+    }
+}
+
+#[tokio::test]
+async fn not_every_status_is_a_table() {
+    let server = TestServer::start().await;
+    let claim = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": {"name": "a"},
+        "spec": {"devices": {"requests": [{"name": "r", "exactly": {"deviceClassName": "c"}}]}}});
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    server.post(claims, &claim).send().await.expect(201);
+    server.get(&format!("{claims}/a")).accept(TABLE).send().await.expect(200);
+    server.get(&format!("{claims}/a/status")).accept(TABLE).send().await.expect(406);
+    let team = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
+    server.post("/api/v1/namespaces", &team).send().await.expect(201);
+    server.get("/api/v1/namespaces/team/status").accept(TABLE).send().await.expect(200);
+    server.get("/api/v1/namespaces/team/finalize").accept(TABLE).send().await.expect(405);
+}
+
+#[tokio::test]
 async fn pods_are_selected_by_node() {
     let server = TestServer::start().await;
     let pods = "/api/v1/namespaces/default/pods";

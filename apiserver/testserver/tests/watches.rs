@@ -73,6 +73,10 @@ async fn an_empty_watch_list_ends_with_the_bookmark_at_once() {
     let mut watch = server.watch(&format!("/apis/apps/v1/deployments?{query}")).stream().await;
     let (kind, bookmark) = watch.event().await;
     assert_eq!((kind.as_str(), &bookmark["kind"]), ("BOOKMARK", &json!("Deployment")));
+    assert_eq!(bookmark["spec"]["replicas"], 0, "upstream's own type has no absent number here");
+    let mut watch = server.watch(&format!("/api/v1/replicationcontrollers?{query}")).stream().await;
+    let (_, bookmark) = watch.event().await;
+    assert_eq!(bookmark["spec"].get("replicas"), None);
 }
 
 #[tokio::test]

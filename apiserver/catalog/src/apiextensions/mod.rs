@@ -26,7 +26,7 @@ pub fn custom_resource_definition() -> ResourceSpec {
         .cluster()
         .short(&["crd", "crds"])
         .categories(&["api-extensions"])
-        .status(Part::status(|crd, _| {
+        .unprinted_status(Part::status(|crd, _| {
             let mut e = ErrorList::new();
             check_status(&mut e, crd);
             e

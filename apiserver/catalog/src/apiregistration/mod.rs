@@ -16,7 +16,7 @@ pub fn api_service() -> ResourceSpec {
     Def::new("apiregistration.k8s.io", "v1", "apiservices", "APIService")
         .cluster()
         .categories(&["api-extensions"])
-        .status(Part {
+        .unprinted_status(Part {
             metadata: Metadata::Kept,
             resets: &["spec", "metadata"],
             check: |service, _| {

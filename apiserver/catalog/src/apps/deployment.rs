@@ -56,6 +56,7 @@ pub fn spec() -> ResourceSpec {
                 ]
             },
         })
+        .zeros(&["spec.replicas"])
         .rules(Rules {
             defaults: set_defaults,
             create: |_, deployment| deployment.set("status", json!({})),

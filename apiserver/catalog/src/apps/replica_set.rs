@@ -49,6 +49,7 @@ pub fn spec() -> ResourceSpec {
                 ]
             },
         })
+        .zeros(&["spec.replicas"])
         .rules(Rules {
             defaults: |_, set| {
                 defaults::template(set, "spec.template");

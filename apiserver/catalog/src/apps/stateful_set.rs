@@ -40,6 +40,7 @@ pub fn spec() -> ResourceSpec {
                 vec![name(object), ready.into(), row.age(object), names, images]
             },
         })
+        .zeros(&["spec.replicas"])
         .rules(Rules {
             name: names::label,
             defaults: set_defaults,

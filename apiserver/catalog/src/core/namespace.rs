@@ -38,14 +38,12 @@ pub fn spec() -> ResourceSpec {
                     finalizers.push("kubernetes".into());
                 }
                 namespace.set("spec.finalizers", finalizers);
-                label(namespace);
             },
             check,
-            update: |_, namespace, old| {
-                namespace.copy_from("spec.finalizers", old);
-                label(namespace);
-            },
+            update: |_, namespace, old| namespace.copy_from("spec.finalizers", old),
             check_update: |namespace, _| check(namespace),
+            // A name that was made up was not there for defaulting.
+            canonicalize: label,
             generation: Generation::Never,
             metadata_checks: (1, 1),
             ..Rules::BASE

@@ -78,6 +78,7 @@ fn spec(crd: &Value, version: &Value, stored: Versions) -> ResourceSpec {
     );
     ResourceSpec {
         converted_annotations: &[],
+        zeros: &[],
         rows_by: "",
         unknown_field: crate::builder::unknown_field,
         group: crd.text("spec.group").to_owned().into(),
@@ -112,6 +113,7 @@ fn parts(status: bool, scale: &Value, strategy: &CustomStrategy) -> Vec<Subresou
             name: "scale".into(),
             verbs: READ_WRITE.to_vec(),
             body: Some(("autoscaling".into(), "v1".into(), "Scale".into())),
+            printed: true,
             behaviour: Subresource::Scale {
                 spec_replicas: scale.text("specReplicasPath").to_owned().into(),
                 status_replicas: scale.text("statusReplicasPath").to_owned().into(),
@@ -127,6 +129,7 @@ fn parts(status: bool, scale: &Value, strategy: &CustomStrategy) -> Vec<Subresou
             name: "status".into(),
             verbs: READ_WRITE.to_vec(),
             body: None,
+            printed: true,
             behaviour: Subresource::Update(Arc::new(StatusStrategy(strategy.clone()))),
         });
     }

@@ -35,6 +35,7 @@ pub fn ip_address() -> ResourceSpec {
                 e
             },
             metadata_checks: (1, 1),
+            random_names: false,
             ..Rules::PLAIN
         })
         .fields(&[])

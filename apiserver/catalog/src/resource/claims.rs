@@ -17,7 +17,7 @@ use crate::spec::{Generation, NamespaceLabel, ResourceSpec};
 
 pub fn claim() -> ResourceSpec {
     Def::new(GROUP, "v1", "resourceclaims", "ResourceClaim")
-        .status(Part {
+        .unprinted_status(Part {
             prepare: |_, claim, old| device_status::drop_deallocated(claim, old),
             check: check_status,
             namespace_label: allocated_label,

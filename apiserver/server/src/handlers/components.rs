@@ -51,7 +51,7 @@ async fn list(target: &Target) -> Result<Response, Status> {
     let mut found = futures::future::join_all(asked).await;
     let fields: &Fields = &target.resource.cache.fields;
     found.retain(|json| fields.read(json).is_ok_and(|item| selection.matches(&item)));
-    target.check_partial(&output)?;
+    target.check_transform(&output)?;
     let list = written(target, output.transform, found)?;
     Ok(respond::value(StatusCode::OK, &output, &list))
 }
@@ -92,7 +92,11 @@ fn written(target: &Target, transform: Transform, found: Vec<Bytes>) -> Result<V
             (table, "rows")
         }
     };
-    list[member] = Value::Array(items);
+    list[member] = match transform {
+        // As in all lists of metadata alone.
+        Transform::Partial { .. } if items.is_empty() => Value::Null,
+        _ => Value::Array(items),
+    };
     Ok(list)
 }
 

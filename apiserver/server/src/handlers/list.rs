@@ -199,7 +199,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// The list as the client wants it.
 pub fn answer(target: &Target, output: &Output, mut page: Page) -> Result<Response, Status> {
-    target.check_partial(output)?;
+    target.check_transform(output)?;
     if matches!(output.transform, Transform::Table { .. }) {
         in_row_order(target.resource.spec.rows_by, &mut page.entries);
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use skeg_catalog::spec::{Backing, Subresource, SubresourceSpec, Verb, VersionSpec};
 use skeg_machinery::status::{Status, StatusDetails};
 
-use crate::negotiate::{self, Media, Output, Transform};
+use crate::negotiate::{self, Include, Media, Output, Transform};
 use crate::object::{self, Stored};
 use crate::protobuf;
 use crate::query::{Query, WriteParameters};
@@ -299,15 +299,28 @@ impl Target {
         }
         let watchable = self.call.info.verb == "list" || self.call.info.verb == "watch";
         negotiate::check_available(headers, watchable)?;
-        // Of the parts of an object, only its status and its scale are printed.
-        match &*self.call.info.subresource {
-            "" | "status" | "scale" => negotiate::output(headers, query),
-            _ => negotiate::output_without_tables(headers, query),
+        match self.subresource().is_none_or(|part| part.printed) {
+            true => negotiate::output(headers, query),
+            false => negotiate::output_without_tables(headers, query),
         }
     }
 
-    /// A list's metadata is no object's, and the other way round; told only of what has been found.
-    pub fn check_partial(&self, output: &Output) -> Result<(), Status> {
+    /// What cannot be made of an answer, told only once there is one.
+    pub fn check_transform(&self, output: &Output) -> Result<(), Status> {
+        self.check_include(output)?;
+        self.check_partial(output)
+    }
+
+    /// How much of an object a Table is to show is one of a few words.
+    pub fn check_include(&self, output: &Output) -> Result<(), Status> {
+        match output.transform {
+            Transform::Table { include: Include::Unknown, .. } => Err(negotiate::unknown_include(&self.call.query)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A list's metadata is no object's, and the other way round.
+    fn check_partial(&self, output: &Output) -> Result<(), Status> {
         let Transform::Partial { list, .. } = output.transform else { return Ok(()) };
         if self.resource.custom {
             return Ok(());
@@ -419,7 +432,7 @@ impl Target {
 
     /// The answer that holds one object, given as JSON of the request's version.
     pub fn answer_json(&self, code: StatusCode, output: &Output, json: Bytes) -> Result<Response, Status> {
-        self.check_partial(output)?;
+        self.check_transform(output)?;
         let json =
             table::transform_one(&self.resource, self.version(), output.transform, json, self.call.server.now())?;
         Ok(respond::json(code, output, json, negotiate::accepts_gzip(self.headers())))

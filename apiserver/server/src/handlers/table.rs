@@ -67,12 +67,19 @@ impl Pieces {
             }),
         };
         let items = if matches!(transform, Transform::Table { .. }) { "rows" } else { "items" };
+        let none = match transform {
+            _ if !page.entries.is_empty() => Value::Array(Vec::new()),
+            Transform::None => Value::Array(Vec::new()),
+            Transform::Partial { .. } => Value::Null,
+            Transform::Table { .. } => resource.spec.columns.rows_of_nothing(),
+        };
+        let (open, close) = if none.is_null() { ("null", "") } else { ("[", "]") };
         let tail = match transform {
             Transform::None if resource.custom => custom_tail(&resource.spec.list_kind, &kept),
-            _ => b"]}".to_vec(),
+            _ => format!("{close}}}").into_bytes(),
         };
         Pieces {
-            head: open_list(head, items),
+            head: open_list(head, items, open),
             tail,
             metadata: kept,
             kind_prefix: kind_prefix(resource, &api_version),
@@ -162,11 +169,11 @@ impl Pieces {
     }
 }
 
-/// The JSON of `head` without its closing brace, and the start of the named list.
-fn open_list(head: Value, items: &str) -> Vec<u8> {
+/// The JSON of `head` without its closing brace, and the start of the named list: `open`, where it is one.
+fn open_list(head: Value, items: &str, open: &str) -> Vec<u8> {
     let mut out = serde_json::to_vec(&head).expect("a JSON tree serializes");
     out.pop();
-    out.extend_from_slice(format!(",\"{items}\":[").as_bytes());
+    out.extend_from_slice(format!(",\"{items}\":{open}").as_bytes());
     out
 }
 
@@ -239,7 +246,7 @@ fn write_row(
     serde_json::to_writer(&mut *out, &columns.cells(tree, now)).map_err(Status::internal_error)?;
     out.extend_from_slice(b",\"object\":");
     match include {
-        Include::None => out.extend_from_slice(b"null"),
+        Include::None | Include::Unknown => out.extend_from_slice(b"null"),
         Include::Metadata => write_partial(spec, json, beta, out)?,
         Include::Object => out.extend_from_slice(json),
     }
@@ -269,7 +276,7 @@ pub fn write_table(
         "metadata": metadata,
         "columnDefinitions": definitions,
     });
-    out.extend_from_slice(&open_list(head, "rows"));
+    out.extend_from_slice(&open_list(head, "rows", "["));
     write_row((spec, columns), tree, json, (beta, include), now, out)?;
     out.extend_from_slice(b"]}");
     Ok(())

@@ -15,6 +15,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use skeg_catalog::spec::VersionSpec;
 use skeg_machinery::codec::json as codec;
+use skeg_machinery::meta;
 use skeg_machinery::status::Status;
 use skeg_storage::StoreError;
 use skeg_storage::cacher::{CacheEvent, CacheWatch, Read, Start, WatchItem, WatchKind, WatchRequest};
@@ -69,7 +70,10 @@ pub async fn serve(target: &Target) -> Result<Response, Status> {
     let frames =
         Frames { server: server.clone(), resource: resource.clone(), version: target.version, output, first: true };
     let body = match opened {
-        Ok(watch) => run(watch, frames, Plan::of(&options, &start, timeout), server.shutdown.clone()),
+        Ok(watch) => {
+            target.check_include(&output)?;
+            run(watch, frames, Plan::of(&options, &start, timeout), server.shutdown.clone())
+        }
         Err(StoreError::Timeout { wanted, current }) => {
             return Err(Status::too_large_resource_version(wanted, current, 1));
         }
@@ -218,6 +222,9 @@ impl Frames {
         });
         for (name, value) in self.resource.spec.converted_annotations.iter().filter(|(_, value)| !value.is_empty()) {
             object["metadata"]["annotations"][*name] = json!(value);
+        }
+        for path in self.resource.spec.zeros {
+            meta::set(&mut object, &path.split('.').collect::<Vec<_>>(), json!(0));
         }
         if end_of_initial {
             object["metadata"]["annotations"][INITIAL_EVENTS_END] = json!("true");

@@ -38,7 +38,9 @@ impl Write<'_> {
         let mut attempt = 1;
         loop {
             let mut named = object.clone();
-            let name = generate_name(meta::generate_name(&object));
+            let base = meta::generate_name(&object);
+            let random = self.resource.spec.strategy.random_names();
+            let name = if random { generate_name(base) } else { base.to_owned() };
             meta::set_name(&mut named, &name);
             match self.insert(named).await {
                 Err(status) if status.is_already_exists() && attempt < NAME_ATTEMPTS => attempt += 1,
@@ -81,6 +83,7 @@ impl Write<'_> {
                 return Err(self.invalid(&object, &errors));
             }
             self.warn(strategy.warnings(ctx, &object, None));
+            strategy.canonicalize(&mut object);
             Ok(())
         })?;
         let name = meta::name(&object).to_owned();

@@ -39,6 +39,8 @@ enum Outcome {
 impl Write<'_> {
     pub async fn update(&self, change: &Change) -> Result<Updated, Status> {
         let key = self.resource.key(self.namespace, self.name);
+        let replacement = self.replacement(change)?;
+        let change = replacement.as_ref().unwrap_or(change);
         loop {
             let (live, _) = self
                 .server
@@ -52,12 +54,22 @@ impl Write<'_> {
                         return Ok(Updated { stored, created: false });
                     }
                 }
-                None => match self.create_instead(change).await {
+                None => match self.create_instead(change, key.as_bytes()).await {
                     Err(status) if status.is_already_exists() => {}
                     result => return result.map(|stored| Updated { stored, created: true }),
                 },
             }
         }
+    }
+
+    /// A PUT's body with what is looked at before the live object is: namespace, name and owners.
+    fn replacement(&self, change: &Change) -> Result<Option<Change>, Status> {
+        let Change::Replace(object) = change else { return Ok(None) };
+        let mut object = object.clone();
+        self.check_namespace(&mut object)?;
+        self.check_name(&object)?;
+        self.merge_owners(&mut object, false);
+        Ok(Some(Change::Replace(object)))
     }
 
     async fn update_live(&self, change: &Change, live: &KeyValue) -> Result<Outcome, Status> {
@@ -67,12 +79,11 @@ impl Write<'_> {
             Change::Replace(object) => object.clone(),
             Change::Patch(patch) => patch.apply(self, Some(&old_seen))?,
         };
+        if matches!(change, Change::Replace(_)) {
+            self.check_uid(&new, meta::uid(&old), &live.key)?;
+        }
         self.check_namespace(&mut new)?;
         self.check_name(&new)?;
-        self.merge_owners(&mut new, false);
-        if matches!(change, Change::Replace(_)) {
-            self.check_uid(&new, &old, &live.key)?;
-        }
         if !matches!(change, Change::Patch(Patch::Apply(_))) {
             managed::track(self, Some(&old_seen), &mut new);
         }
@@ -102,8 +113,8 @@ impl Write<'_> {
     }
 
     /// The uid in a PUT is a precondition; in a patch it is a change that validation refuses.
-    fn check_uid(&self, new: &Value, old: &Value, key: &[u8]) -> Result<(), Status> {
-        let (wanted, live) = (meta::uid(new), meta::uid(old));
+    fn check_uid(&self, new: &Value, live: &str, key: &[u8]) -> Result<(), Status> {
+        let wanted = meta::uid(new);
         if wanted.is_empty() || wanted == live {
             return Ok(());
         }
@@ -184,6 +195,7 @@ impl Write<'_> {
                 Some(part) => part.warnings(ctx, new, old),
                 None => strategy.warnings(ctx, new, Some(old)),
             });
+            strategy.canonicalize(new);
             Ok(())
         })
     }
@@ -229,7 +241,7 @@ impl Write<'_> {
     }
 
     /// The object is absent: a create where the type or the patch allows it, by whoever may create.
-    async fn create_instead(&self, change: &Change) -> Result<Stored, Status> {
+    async fn create_instead(&self, change: &Change, key: &[u8]) -> Result<Stored, Status> {
         let apply = matches!(change, Change::Patch(Patch::Apply(_)));
         let allowed = self.subresource.is_none() && (apply || self.resource.spec.strategy.allow_create_on_update());
         if !allowed {
@@ -239,7 +251,9 @@ impl Write<'_> {
             Change::Replace(object) => object.clone(),
             Change::Patch(patch) => patch.apply(self, None)?,
         };
-        if !meta::uid(&object).is_empty() {
+        if matches!(change, Change::Replace(_)) {
+            self.check_uid(&object, "", key)?;
+        } else if !meta::uid(&object).is_empty() {
             return Err(self.conflict(format!(
                 "uid mismatch: the provided object specified uid {}, and no existing object was found",
                 meta::uid(&object)
@@ -254,6 +268,15 @@ impl Write<'_> {
         }
         let step = Step { operation: Operation::Create, name: self.name, old: None, options: &self.parameters.options };
         self.mutate(&step, &mut object).await?;
+        self.merge_owners(&mut object, true);
+        // What there was not has no version to compare with, but it has to be one.
+        let version = meta::resource_version(&object);
+        if !version.is_empty() {
+            parse_uint(version).map_err(|why| Status::failure(500, "", why))?;
+            if !self.parameters.dry_run {
+                meta::remove(&mut object, &["metadata", "resourceVersion"]);
+            }
+        }
         self.insert(object).await
     }
 
