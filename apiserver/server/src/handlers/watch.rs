@@ -168,26 +168,31 @@ impl Frames {
 
     fn encode(&self, kind: &str, bytes: &[u8], revision: u64, first: bool) -> Result<Bytes, Status> {
         let json = self.resource.render(self.version(), bytes, revision)?;
+        self.frame(kind, &json, first, || object::decode_stored(bytes, revision))
+    }
+
+    /// The bytes of one event; `tree` is what columns are read from.
+    fn frame(
+        &self,
+        kind: &str,
+        json: &[u8],
+        first: bool,
+        tree: impl FnOnce() -> Result<Value, Status>,
+    ) -> Result<Bytes, Status> {
+        let spec = &self.resource.spec;
         if self.output.media == Media::Protobuf {
-            return self.protobuf(kind, &json);
+            return self.protobuf(kind, json);
         }
         let mut out = Vec::with_capacity(json.len() + 48);
-        self.open(kind, &mut out);
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
         match self.output.transform {
-            Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta, .. } => table::write_partial(&self.resource.spec, &json, beta, &mut out)?,
+            Transform::None => out.extend_from_slice(json),
+            Transform::Partial { beta, .. } => table::write_partial(spec, json, beta, &mut out)?,
             Transform::Table { beta, include } => {
-                let tree = object::decode_stored(bytes, revision)?;
                 let now = self.server.now();
-                table::write_table(
-                    table::printed(&self.resource.spec),
-                    &tree,
-                    &json,
-                    (beta, include),
-                    first,
-                    now,
-                    &mut out,
-                )?;
+                table::write_table(table::printed(spec), &tree()?, json, (beta, include), first, now, &mut out)?;
             }
         }
         out.extend_from_slice(b"}\n");
@@ -207,12 +212,6 @@ impl Frames {
         Ok(protobuf::watch_frame(kind, &body))
     }
 
-    fn open(&self, kind: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-    }
-
     fn bookmark(&mut self, revision: u64, end_of_initial: bool) -> Result<Bytes, Status> {
         let version = self.version();
         let mut object = json!({
@@ -230,31 +229,8 @@ impl Frames {
             object["metadata"]["annotations"][INITIAL_EVENTS_END] = json!("true");
         }
         let json = codec::encode(&object, &version.schema);
-        if self.output.media == Media::Protobuf {
-            return self.protobuf("BOOKMARK", &json);
-        }
-        let mut out = Vec::with_capacity(json.len() + 48);
-        self.open("BOOKMARK", &mut out);
-        match self.output.transform {
-            Transform::None => out.extend_from_slice(&json),
-            Transform::Partial { beta, .. } => table::write_partial(&self.resource.spec, &json, beta, &mut out)?,
-            Transform::Table { beta, include } => {
-                let first = std::mem::take(&mut self.first);
-                let tree: Value = serde_json::from_slice(&json).map_err(Status::internal_error)?;
-                let now = self.server.now();
-                table::write_table(
-                    table::printed(&self.resource.spec),
-                    &tree,
-                    &json,
-                    (beta, include),
-                    first,
-                    now,
-                    &mut out,
-                )?;
-            }
-        }
-        out.extend_from_slice(b"}\n");
-        Ok(out.into())
+        let first = std::mem::take(&mut self.first);
+        self.frame("BOOKMARK", &json, first, || serde_json::from_slice(&json).map_err(Status::internal_error))
     }
 }
 
