@@ -524,6 +524,10 @@ fn names_that_only_some_types_take() {
     assert!(problems("poddisruptionbudgets.policy", "A b", false).is_empty());
     assert!(problems("replicationcontrollers", "A b-", true).is_empty());
     assert_eq!(problems("replicationcontrollers", "A b", false).len(), 1);
+    let crd = json!({"spec": {"group": "example.com", "names": {"plural": "widgets"}}});
+    let misfits = |name| named("customresourcedefinitions.apiextensions.k8s.io").strategy.name_misfits(&crd, name);
+    assert!(misfits("widgets.example.com").is_empty());
+    assert_eq!(misfits("widgets-"), ["must be spec.names.plural+\".\"+spec.group"]);
 }
 
 #[test]

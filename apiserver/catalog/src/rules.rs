@@ -19,6 +19,8 @@ type Warn = fn(&Value, Option<&Value>) -> Vec<String>;
 #[derive(Clone, Copy)]
 pub struct Rules {
     pub name: fn(&str, bool) -> Vec<String>,
+    /// See [`Strategy::name_misfits`].
+    pub name_misfits: fn(&Value, &str) -> Vec<String>,
     pub defaults: fn(&str, &mut Value),
     pub create: fn(&Context<'_>, &mut Value),
     pub check: Check,
@@ -55,6 +57,7 @@ pub struct Rules {
 impl Rules {
     pub const BASE: Self = Self {
         name: names::subdomain,
+        name_misfits: |_, _| Vec::new(),
         defaults: |_, _| {},
         create: |_, _| {},
         check: |_| ErrorList::new(),
@@ -100,6 +103,10 @@ impl Strategy for Rules {
 
     fn name_problems(&self, name: &str, prefix: bool) -> Vec<String> {
         (self.name)(name, prefix)
+    }
+
+    fn name_misfits(&self, object: &Value, name: &str) -> Vec<String> {
+        (self.name_misfits)(object, name)
     }
 
     fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut Value) {

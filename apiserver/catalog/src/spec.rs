@@ -194,6 +194,11 @@ pub trait Strategy: Send + Sync + 'static {
     fn default(&self, _version: &str, _object: &mut Value) {}
     /// Messages about `name` (or a generateName prefix), empty when it is good.
     fn name_problems(&self, name: &str, prefix: bool) -> Vec<String>;
+
+    /// Why a new object that says all this may not be called so, or have a name made of this.
+    fn name_misfits(&self, _object: &Value, _name: &str) -> Vec<String> {
+        Vec::new()
+    }
     /// The object has its name, uid and creationTimestamp already.
     fn prepare_for_create(&self, _ctx: &Context<'_>, _object: &mut Value) {}
     fn validate(&self, ctx: &Context<'_>, object: &Value) -> ErrorList;

@@ -17,7 +17,8 @@ static TIME: LazyLock<Regex> =
 static GO_TIME: LazyLock<Regex> = LazyLock::new(|| pattern(r"20[2-3]\d-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0000 UTC"));
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| pattern(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"));
 static LOCAL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(127\.0\.0\.1|localhost):\d{4,5}"));
-static CLUSTER_IP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b10\.96\.\d+\.\d+"));
+/// From the range of both, or that of the ServiceCIDR which the judge adds.
+static CLUSTER_IP: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b10\.9[67]\.\d+\.\d+"));
 static PRECONDITION: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(ResourceVersion in (?:precondition: |object meta: |record \())\d+"));
 static SHOWN_VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r#"(\\?"resourceVersion\\?":\\?")\d{2,}"#));

@@ -38,6 +38,7 @@ pub fn custom_resource_definition() -> ResourceSpec {
                 crd.set("status", json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}}));
                 store_version(crd);
             },
+            name_misfits: other_name,
             check: |crd| check(crd, None),
             update: |_, crd, _| store_version(crd),
             check_update: |crd, old| check(crd, Some(old)),
@@ -84,9 +85,6 @@ fn check_status(e: &mut ErrorList, crd: &Value) {
 
 fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
     let mut e = ErrorList::new();
-    if old.is_none() {
-        check_own_name(&mut e, crd);
-    }
     let path = Path::new("spec");
     let spec = hoisted(crd.at("spec"));
     check_group(&mut e, &path.child("group"), spec.text("group"));
@@ -108,14 +106,9 @@ fn check(crd: &Value, old: Option<&Value>) -> ErrorList {
 }
 
 /// Also what a name is generated from is to be the whole name.
-fn check_own_name(e: &mut ErrorList, crd: &Value) {
+fn other_name(crd: &Value, name: &str) -> Vec<String> {
     let expected = format!("{}.{}", crd.text("spec.names.plural"), crd.text("spec.group"));
-    for member in ["generateName", "name"] {
-        let own = crd.at("metadata").text(member);
-        if !own.is_empty() && own != expected {
-            e.invalid(&Path::new("metadata").child(member), own, "must be spec.names.plural+\".\"+spec.group");
-        }
-    }
+    if name == expected { Vec::new() } else { vec!["must be spec.names.plural+\".\"+spec.group".to_owned()] }
 }
 
 fn check_group(e: &mut ErrorList, path: &Path, group: &str) {

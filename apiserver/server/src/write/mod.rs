@@ -215,7 +215,7 @@ impl Write<'_> {
     fn metadata_changes(&self, new: &Value, old: &Value, again: (usize, usize), changes_first: bool) -> ErrorList {
         let (path, empty) = (Path::new("metadata"), json!({}));
         let (metadata, before) = (new.get("metadata").unwrap_or(&empty), old.get("metadata").unwrap_or(&empty));
-        let form = self.form_problems(metadata);
+        let form = self.form_problems(metadata, |_| Vec::new());
         let changes = validation::object_meta_update(metadata, before, &path);
         let finalizers = match qualifies_finalizers(&self.resource.spec.group) {
             true => validation::standard_finalizers(metadata, &path),
@@ -239,19 +239,21 @@ impl Write<'_> {
     fn metadata_problems(&self, object: &Value) -> ErrorList {
         let empty = json!({});
         let metadata = object.get("metadata").unwrap_or(&empty);
-        let mut errors = self.form_problems(metadata);
+        let mut errors = self.form_problems(metadata, |name| self.resource.spec.strategy.name_misfits(object, name));
         if qualifies_finalizers(&self.resource.spec.group) {
             errors.extend(validation::standard_finalizers(metadata, &Path::new("metadata")));
         }
         errors
     }
 
-    fn form_problems(&self, metadata: &Value) -> ErrorList {
+    fn form_problems(&self, metadata: &Value, misfits: impl Fn(&str) -> Vec<String>) -> ErrorList {
         let strategy = &self.resource.spec.strategy;
         // A type's own rule mostly says the same as what no object may be called, and more.
         let name_problems = |name: &str, prefix: bool| {
             let own = strategy.name_problems(name, prefix);
-            if own.is_empty() { validation::name_is_path_segment(name, prefix) } else { own }
+            let mut problems = if own.is_empty() { validation::name_is_path_segment(name, prefix) } else { own };
+            problems.extend(misfits(name));
+            problems
         };
         validation::object_meta(metadata, self.resource.namespaced(), name_problems, &Path::new("metadata"))
     }
