@@ -14,8 +14,8 @@ pub const SKEG: &str = "skeg";
 pub const UPSTREAM: &str = "upstream";
 const SKEG_PORT: u16 = 26443;
 const UPSTREAM_PORT: u16 = 26444;
-const SKEG_ETCD: &str = "http://127.0.0.1:26480";
-const SKEG_ETCD_PEER: &str = "http://127.0.0.1:26481";
+const SKEG_ETCD: &str = "http://127.0.0.1:26482";
+const SKEG_ETCD_PEER: &str = "http://127.0.0.1:26483";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long processes may take to end by themselves.
 const GRACE: Duration = Duration::from_secs(10);
@@ -98,12 +98,12 @@ fn skeg(args: &Args, node: bool) -> anyhow::Result<Server<'_>> {
     command.arg("server").arg("--data-dir").arg(&dir).arg("--write-kubeconfig").arg(&kubeconfig);
     command.args(["--https-listen-port", &SKEG_PORT.to_string()]);
     command.args(if node { ["--cgroup-root", "/skeg-bench"].as_slice() } else { &["--disable-agent"] });
-    let begun = Instant::now();
     let etcd = args.etcd.as_deref().map(|program| etcd(args, program)).transpose()?;
     if etcd.is_some() {
         command.args(["--etcd-servers", SKEG_ETCD]);
     }
     let log = log(&args.work.join("skeg.log"))?;
+    let begun = Instant::now();
     let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
     let mut server = Server { args, ready: Duration::ZERO, kubeconfig, hold: Hold::Child { child, etcd, node } };
     await_ready(SKEG_PORT, begun, &mut || server.ended())?;
@@ -111,7 +111,7 @@ fn skeg(args: &Args, node: bool) -> anyhow::Result<Server<'_>> {
     Ok(server)
 }
 
-/// The etcd that Skeg stores in with `--etcd`; Skeg itself waits for it.
+/// The etcd that Skeg stores in with `--etcd`, when it answers.
 fn etcd(args: &Args, program: &Path) -> anyhow::Result<Child> {
     let log = log(&args.work.join("etcd.log"))?;
     let mut command = Command::new(program);
@@ -124,26 +124,37 @@ fn etcd(args: &Args, program: &Path) -> anyhow::Result<Child> {
         command.args([listen, url, advertise, url]);
     }
     command.arg("--initial-cluster").arg(format!("skeg={SKEG_ETCD_PEER}"));
-    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+    let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+    await_ok(&format!("{SKEG_ETCD}/health"), Instant::now(), &mut || {
+        let ended = child.try_wait()?;
+        ensure!(ended.is_none(), "etcd ended: see {}", args.work.join("etcd.log").display());
+        Ok(())
+    })?;
+    Ok(child)
 }
 
 fn upstream<'a>(args: &'a Args, script: &'a Path) -> anyhow::Result<Server<'a>> {
     let begun = Instant::now();
     let log = log(&args.work.join("upstream.log"))?;
     let mut up = control_plane(args, script).arg("up").stdout(log.try_clone()?).stderr(log).spawn()?;
+    let kubeconfig = args.work.join("upstream/admin.kubeconfig");
+    // From here on it ends what the script has started, whatever fails.
+    let mut server = Server { args, ready: Duration::ZERO, kubeconfig, hold: Hold::Script(script) };
     let waited = await_ready(UPSTREAM_PORT, begun, &mut || Ok(()));
-    let ready = begun.elapsed();
+    server.ready = begun.elapsed();
     ensure!(up.wait()?.success(), "control-plane.sh failed: see {}", args.work.join("upstream.log").display());
     waited?;
-    let kubeconfig = args.work.join("upstream/admin.kubeconfig");
-    Ok(Server { args, ready, kubeconfig, hold: Hold::Script(script) })
+    Ok(server)
 }
 
 /// Asks /readyz until it answers 200; a server that has ended is an error.
 fn await_ready(port: u16, begun: Instant, ended: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let url = format!("https://127.0.0.1:{port}/readyz");
+    await_ok(&format!("https://127.0.0.1:{port}/readyz"), begun, ended)
+}
+
+fn await_ok(url: &str, begun: Instant, ended: &mut dyn FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
     loop {
-        let asked = Command::new("curl").args(["-skf", "-m", "1", "-o", "/dev/null", &url]).status();
+        let asked = Command::new("curl").args(["-skf", "-m", "1", "-o", "/dev/null", url]).status();
         if asked.context("cannot run curl")?.success() {
             return Ok(());
         }
