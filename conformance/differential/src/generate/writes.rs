@@ -66,7 +66,8 @@ fn metadata() -> Vec<(&'static str, &'static str, Value)> {
 impl Maker<'_> {
     /// The object's path where the API server itself works on objects of the type behind their requests.
     fn settling(&self) -> Option<String> {
-        matches!(&*self.resource.plural, "customresourcedefinitions" | "apiservices").then(|| self.resource.object())
+        matches!(&*self.resource.plural, "customresourcedefinitions" | "apiservices" | "flowschemas")
+            .then(|| self.resource.object())
     }
 
     pub(super) fn creates(&self) -> Vec<Request> {
