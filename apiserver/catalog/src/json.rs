@@ -149,6 +149,15 @@ impl Write for Value {
     }
 }
 
+/// Takes away members of a feature that is off. They stay where `old` has them already, and who sent them comes to own them.
+pub fn drop_disabled(object: &mut Value, old: &Value, members: &[&str]) {
+    for member in members {
+        if !old.has(member) {
+            object.remove(member);
+        }
+    }
+}
+
 /// Whether two values mean the same to Go's semantic equality: null, "", 0, false, [] and {} are as good as absent.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {

@@ -6,7 +6,7 @@ use skeg_machinery::field::{ErrorList, Path};
 use crate::builder::Def;
 use crate::check::Report;
 use crate::columns::{AGE, NAME, Table, name, text};
-use crate::json::{Read, Write};
+use crate::json::{Read, drop_disabled};
 use crate::rules::Rules;
 use crate::spec::ResourceSpec;
 
@@ -19,8 +19,8 @@ pub fn lease() -> ResourceSpec {
         .rules(Rules {
             check,
             check_update: |lease, _| check(lease),
-            create: |_, lease| drop_disabled(lease, &Value::Null),
-            update: |_, lease, old| drop_disabled(lease, old),
+            create: |_, lease| drop_disabled(lease, &Value::Null, ELECTION),
+            update: |_, lease, old| drop_disabled(lease, old, ELECTION),
             create_on_update: true,
             unconditional_update: false,
             ..Rules::PLAIN
@@ -28,14 +28,8 @@ pub fn lease() -> ResourceSpec {
         .build()
 }
 
-/// What coordinated leader election has, which is off: it stays where it is already, and who sent it comes to own it.
-fn drop_disabled(lease: &mut Value, old: &Value) {
-    for member in ["spec.strategy", "spec.preferredHolder"] {
-        if !old.has(member) {
-            lease.remove(member);
-        }
-    }
-}
+/// What coordinated leader election has, which is off.
+const ELECTION: &[&str] = &["spec.strategy", "spec.preferredHolder"];
 
 fn check(lease: &Value) -> ErrorList {
     let mut e = ErrorList::new();

@@ -11,7 +11,7 @@ use crate::check::{IMMUTABLE, Report};
 use crate::columns::{AGE, NAME, Table, boolean, count, flag, int, name, text};
 use crate::core::persistent_volume::negative;
 use crate::core::podspec::volumes::csi_driver_name;
-use crate::json::{Read, Write, same};
+use crate::json::{Read, Write, drop_disabled, same};
 use crate::names;
 use crate::rules::Rules;
 use crate::spec::{Generation, ResourceSpec};
@@ -60,8 +60,8 @@ pub fn driver() -> ResourceSpec {
                     driver.set("spec.volumeLifecycleModes", json!(["Persistent"]));
                 }
             },
-            create: |_, driver| drop_disabled(driver, &Value::Null),
-            update: |_, driver, old| drop_disabled(driver, old),
+            create: |_, driver| drop_disabled(driver, &Value::Null, DISABLED),
+            update: |_, driver, old| drop_disabled(driver, old, DISABLED),
             check: check_driver,
             warn: |driver, old| {
                 let tokens = |driver: &Value| driver.at("spec.tokenRequests").clone();
@@ -91,12 +91,8 @@ pub fn driver() -> ResourceSpec {
         .build()
 }
 
-/// A member of a feature that is off stays where it is already; who sent it comes to own it.
-fn drop_disabled(driver: &mut Value, old: &Value) {
-    if !old.has("spec.preventPodSchedulingIfMissing") {
-        driver.remove("spec.preventPodSchedulingIfMissing");
-    }
-}
+/// Of a feature that is off.
+const DISABLED: &[&str] = &["spec.preventPodSchedulingIfMissing"];
 
 fn check_driver(driver: &Value) -> ErrorList {
     let mut e = ErrorList::new();
