@@ -125,12 +125,15 @@ fn etcd(args: &Args, program: &Path) -> anyhow::Result<Child> {
     }
     command.arg("--initial-cluster").arg(format!("skeg={SKEG_ETCD_PEER}"));
     let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-    await_ok(&format!("{SKEG_ETCD}/health"), Instant::now(), &mut || {
+    let answers = await_ok(&format!("{SKEG_ETCD}/health"), Instant::now(), &mut || {
         let ended = child.try_wait()?;
         ensure!(ended.is_none(), "etcd ended: see {}", args.work.join("etcd.log").display());
         Ok(())
-    })?;
-    Ok(child)
+    });
+    if answers.is_err() {
+        let _ = child.kill();
+    }
+    answers.map(|()| child)
 }
 
 fn upstream<'a>(args: &'a Args, script: &'a Path) -> anyhow::Result<Server<'a>> {
